@@ -1,0 +1,225 @@
+"""The values that a fit or a scoring run is made from: frozen dataclasses, one per concern, standard library only.
+
+Symbols as in `docs/method.md`: T transforms, S scales, D = 256 S features, H x W pixels, alpha the clamp of eq. 2.
+Each class checks its ranges when it is made and raises `ConfigError` naming the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from differnet_ray.errors import ConfigError
+
+SMALLEST_SCALE = 63  # pixels: the smallest side that survives AlexNet's stem and its three poolings
+
+
+def _require(condition: bool, key: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} = {value!r} is not allowed: expected {allowed}")
+
+
+@dataclass(frozen=True)
+class ExtractorConfig:
+    """The frozen feature extractor: AlexNet at S scales of an H x H image."""
+
+    image_size: int = 448  # H: pixels a side after resizing
+    n_scales: int = 3  # S: scale s sees the image at H / 2^s pixels
+
+    def __post_init__(self) -> None:
+        _require(self.n_scales in range(1, 6), "n_scales", self.n_scales, "1 to 5")
+        smallest, step = SMALLEST_SCALE * 2 ** (self.n_scales - 1), 2 ** (self.n_scales - 1)
+        _require(
+            smallest <= self.image_size <= 4096 and self.image_size % step == 0,
+            "image_size",
+            self.image_size,
+            f"{smallest} to 4096 and a multiple of {step}, for n_scales = {self.n_scales}",
+        )
+
+    @property
+    def n_features(self) -> int:
+        """D: the features of one transformed image."""
+        return 256 * self.n_scales
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """The transforms: a fixed set at scoring, random ones of the same range in fitting."""
+
+    n_transforms: int = 64  # T: size of the fixed set
+    brightness: float = 0.0  # a: factors lie in [1 - a, 1 + a]
+    contrast: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.n_transforms <= 1024, "n_transforms", self.n_transforms, "1 to 1024")
+        _require(0 <= self.brightness < 1, "brightness", self.brightness, "0 <= brightness < 1")
+        _require(0 <= self.contrast < 1, "contrast", self.contrast, "0 <= contrast < 1")
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The normalizing flow: K coupling blocks of two s/t networks with three hidden layers each."""
+
+    n_blocks: int = 8  # K
+    hidden: int = 2048  # width of the hidden layers
+    clamp_alpha: float = 3.0  # alpha of eq. 2
+    standardize: bool = False  # a fixed affine first layer: zero mean, unit deviation on the training features
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.n_blocks <= 64, "n_blocks", self.n_blocks, "1 to 64")
+        _require(1 <= self.hidden <= 16384, "hidden", self.hidden, "1 to 16384")
+        _require(self.clamp_alpha > 0, "clamp_alpha", self.clamp_alpha, "a positive number")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How the flow is fitted: Adam on eq. 4 over random transforms of the training images."""
+
+    epochs: int = 192
+    images_per_batch: int = 24
+    transforms_per_image: int = 4  # per image and epoch
+    fresh_epochs: int = 192  # epochs whose random transforms are new; after these the feature bank repeats
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.8, 0.8)
+    eps: float = 1e-4
+    weight_decay: float = 1e-5
+    max_grad_norm: float | None = None  # clips the norm of the gradient where set
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "images_per_batch", "transforms_per_image", "fresh_epochs"):
+            _require(1 <= getattr(self, key) <= 1_000_000, key, getattr(self, key), "1 to 1000000")
+        for key in ("learning_rate", "eps"):
+            _require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
+        _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers, 0 <= beta < 1")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
+        _require(
+            self.max_grad_norm is None or self.max_grad_norm > 0,
+            "max_grad_norm",
+            self.max_grad_norm,
+            "positive or none",
+        )
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "0 <= seed < 2^63")
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """How thresholds are found on held-out defect-free images."""
+
+    holdout_fraction: float = 0.2  # share of the good images that the flow never sees
+    target_fpr: float = 0.01  # share of good images at or above the threshold
+    review_fpr: float = 0.05  # share of good images at or above the review threshold
+
+    def __post_init__(self) -> None:
+        _require(0 < self.holdout_fraction < 1, "holdout_fraction", self.holdout_fraction, "0 < fraction < 1")
+        _require(0 < self.target_fpr < 1, "target_fpr", self.target_fpr, "0 < target_fpr < 1")
+        _require(self.target_fpr <= self.review_fpr < 1, "review_fpr", self.review_fpr, "target_fpr <= review_fpr < 1")
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """Gradient maps, eq. 7."""
+
+    n_rotations: int = 8  # a map is averaged over the rotations of the first so many entries of the transform set
+    sigma: float = 3.0  # of the Gaussian blur, in pixels of the resized image
+    downsample: int = 4  # a stored map has H / downsample pixels a side
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.n_rotations <= 1024, "n_rotations", self.n_rotations, "1 to 1024")
+        _require(self.sigma > 0, "sigma", self.sigma, "a positive number of pixels")
+        _require(self.downsample in (1, 2, 4, 8), "downsample", self.downsample, "1, 2, 4 or 8")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a fitted model is, apart from the images and the backbone weights."""
+
+    extractor: ExtractorConfig = field(default_factory=ExtractorConfig)
+    transforms: TransformConfig = field(default_factory=TransformConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    maps: MapConfig = field(default_factory=MapConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.extractor.image_size % self.maps.downsample == 0,
+            "maps.downsample",
+            self.maps.downsample,
+            f"a divisor of image_size = {self.extractor.image_size}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values, for `model.json`."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Recipe:
+        """The inverse of `to_dict`, also after a trip through JSON.
+
+        Raises:
+            ConfigError: a section or key is unknown, or a value is out of its range.
+        """
+        sections: dict[str, Any] = {
+            "extractor": ExtractorConfig,
+            "transforms": TransformConfig,
+            "flow": FlowConfig,
+            "fit": FitConfig,
+            "calibration": CalibrationConfig,
+            "maps": MapConfig,
+        }
+        parts: dict[str, Any] = {}
+        for name, entries in values.items():
+            _require(name in sections, "recipe section", name, ", ".join(sections))
+            known = sections[name].__dataclass_fields__
+            for key in entries:
+                _require(key in known, f"{name} key", key, ", ".join(known))
+            parts[name] = sections[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
+        return Recipe(**parts)
+
+    def override(self, **changes: Any) -> Recipe:
+        """A copy with single values replaced, each named by its key (`epochs`, `hidden`, ...); `None` changes nothing.
+
+        Raises:
+            ConfigError: a key that no section has, or a value out of its range.
+        """
+        wanted = {key: value for key, value in changes.items() if value is not None}
+        sections = {}
+        for name in self.__dataclass_fields__:
+            section = getattr(self, name)
+            own = {key: wanted.pop(key) for key in section.__dataclass_fields__ if key in wanted}
+            sections[name] = replace(section, **own)
+        _require(not wanted, "recipe key", ", ".join(wanted), "a key of one of the recipe's sections")
+        return Recipe(**sections)
+
+
+# `paper` is the published recipe (batch 24 x 4 = 96, 192 epochs, fresh rotations in every epoch).
+# `fast` is sized for two CPU cores, `demo` for a few minutes on them.
+PRESETS: dict[str, Recipe] = {
+    "paper": Recipe(),
+    "fast": Recipe(
+        transforms=TransformConfig(n_transforms=16),
+        flow=FlowConfig(hidden=256, standardize=True),
+        fit=FitConfig(epochs=48, fresh_epochs=2, betas=(0.9, 0.999), eps=1e-8, learning_rate=5e-4, max_grad_norm=1.0),
+        maps=MapConfig(n_rotations=4),
+    ),
+    "demo": Recipe(
+        extractor=ExtractorConfig(image_size=256),
+        transforms=TransformConfig(n_transforms=8),
+        flow=FlowConfig(n_blocks=4, hidden=128, standardize=True),
+        fit=FitConfig(epochs=60, fresh_epochs=2, betas=(0.9, 0.999), eps=1e-8, learning_rate=1e-3, max_grad_norm=1.0),
+        calibration=CalibrationConfig(target_fpr=0.05, review_fpr=0.1),
+        maps=MapConfig(n_rotations=4),
+    ),
+}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    _require(name in PRESETS, "preset", name, ", ".join(PRESETS))
+    return PRESETS[name]

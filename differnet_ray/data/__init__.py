@@ -1,0 +1,1 @@
+"""ROOM 2: Arrow and storage. No torch, no Ray."""

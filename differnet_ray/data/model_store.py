@@ -1,0 +1,318 @@
+"""The model store: versioned models of all categories, complete before they are visible, checked when they are read.
+
+    MODELS/backbones/NAME-DIGEST.safetensors     the frozen extractor, stored once
+    MODELS/CATEGORY/VERSION/model.json           all that scoring needs, and where it came from; written last
+    MODELS/CATEGORY/VERSION/flow.safetensors
+    MODELS/CATEGORY/VERSION/calibration.parquet  scores of the held-out good images
+    MODELS/CATEGORY/VERSION/card.md              the same for people
+    MODELS/CATEGORY/latest.json                  names the version in use; replaced atomically
+
+Arrays are NumPy here; `stages.py` turns them into tensors. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from differnet_ray.config import Recipe
+from differnet_ray.data.manifest import check_category
+from differnet_ray.data.storage import exists, join, list_folders, read_bytes, write_bytes
+from differnet_ray.data.tables import CALIBRATION, conform
+from differnet_ray.errors import ConfigError, ModelStoreError
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+SCHEMA_VERSION = 1
+BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD = (
+    "backbones",
+    "latest.json",
+    "model.json",
+    "flow.safetensors",
+    "calibration.parquet",
+    "card.md",
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The extractor that a model was fitted on.
+
+    Attributes:
+        name: where its weights came from: `alexnet-imagenet1k-v1`, a file's name or `random-seed0`.
+        digest: SHA-256 of its weights.
+        pretrained: false for random weights.
+    """
+
+    name: str
+    digest: str
+    pretrained: bool
+
+    @property
+    def file(self) -> str:
+        """Its file name in MODELS/backbones."""
+        return f"{self.name}-{self.digest[:16]}.safetensors"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Thresholds, and how they were found.
+
+    Attributes:
+        threshold, review_threshold: a score at or over it is anomalous, or for review.
+        target_fpr, achieved_fpr: false-alarm rate asked for, and what `n_images` held-out images can guarantee.
+        map_unit: the gradient that 1 % of the pixels of held-out good images exceed; maps are divided by it.
+    """
+
+    threshold: float
+    review_threshold: float
+    target_fpr: float
+    achieved_fpr: float
+    n_images: int
+    map_unit: float
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model came from.
+
+    Attributes:
+        n_fitted, n_held_out: good images that the flow was fitted on, and that thresholds were found on.
+        skipped: images that could not be used: URI to reason.
+        losses: loss of every epoch.
+    """
+
+    data: tuple[str, ...]
+    listing_digest: str
+    n_fitted: int
+    n_held_out: int
+    skipped: dict[str, str]
+    losses: tuple[float, ...]
+    seconds: float
+    device: str
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model as it lies in the store.
+
+    Attributes:
+        category: what it scores.
+        recipe: all settings.
+        transforms: the fixed set: `angles` (radians), `brightness`, `contrast`.
+        flow: arrays of flow.safetensors.
+        weights: arrays of the backbone.
+        calibration: `tables.CALIBRATION`.
+        version: empty until published.
+    """
+
+    category: str
+    recipe: Recipe
+    transforms: dict[str, tuple[float, ...]]
+    backbone: Backbone
+    decision: Decision
+    lineage: Lineage
+    flow: Arrays = field(repr=False)
+    weights: Arrays = field(repr=False)
+    calibration: pa.Table = field(repr=False)
+    version: str = ""
+    digest: str = ""
+
+
+class ModelStore:
+    """The models below a canonical URI."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def categories(self) -> list[str]:
+        """Categories with a model in use, sorted."""
+        names = [n for n in list_folders(self.uri) if n != BACKBONES and not n.startswith((".", "_"))]
+        return [name for name in names if exists(join(self.uri, name, LATEST))]
+
+    def versions(self, category: str) -> list[str]:
+        """Complete versions of a category, oldest first."""
+        folders = list_folders(join(self.uri, category))
+        return [version for version in folders if exists(join(self.uri, category, version, MODEL))]
+
+    def latest(self, category: str) -> str:
+        """The version of a category in use.
+
+        Raises:
+            ModelStoreError: there is none.
+        """
+        try:
+            return str(json.loads(read_bytes(join(self.uri, category, LATEST)))["version"])
+        except FileNotFoundError as error:
+            known = ", ".join(self.categories()) or "none"
+            raise ModelStoreError(f"no model of category {category!r} in {self.uri}; it has: {known}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelStoreError(f"{join(self.uri, category, LATEST)} is damaged: expected JSON with a version") from error
+
+    def record(self, category: str, version: str | None = None) -> dict[str, Any]:
+        """The content of model.json, of the version in use if none is named.
+
+        Raises:
+            ModelStoreError: there is no such version, or its record is damaged.
+        """
+        version = version or self.latest(category)
+        uri = join(self.uri, category, version, MODEL)
+        try:
+            record: dict[str, Any] = json.loads(read_bytes(uri))
+        except FileNotFoundError as error:
+            known = ", ".join(self.versions(category)) or "none"
+            raise ModelStoreError(f"no version {version!r} of category {category!r}; there are: {known}") from error
+        except ValueError as error:
+            raise ModelStoreError(f"{uri} is damaged: not JSON ({error})") from error
+        if record.get("schema_version") != SCHEMA_VERSION:
+            raise ModelStoreError(f"{uri} has schema version {record.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+        return record
+
+    def load(self, category: str, version: str | None = None) -> StoredModel:
+        """A model with all its arrays, digests checked.
+
+        Raises:
+            ModelStoreError: it is missing, incomplete or damaged; names the file.
+        """
+        record = self.record(category, version)
+        folder = join(self.uri, category, record["version"])
+        try:
+            backbone = Backbone(**record["backbone"])
+            weights_uri = join(self.uri, BACKBONES, backbone.file)
+            files = {name: _checked(join(folder, name), record["files"][name]) for name in (FLOW, CALIBRATION_FILE)}
+            weights = _arrays(weights_uri, _checked(weights_uri, record["files"][backbone.file]))
+            model = StoredModel(
+                category=category,
+                recipe=Recipe.from_dict(record["recipe"]),
+                transforms={key: tuple(value) for key, value in record["transforms"].items()},
+                backbone=backbone,
+                decision=Decision(**record["decision"]),
+                lineage=_lineage(record["lineage"]),
+                flow=_arrays(join(folder, FLOW), files[FLOW]),
+                weights=weights,
+                calibration=pq.read_table(io.BytesIO(files[CALIBRATION_FILE])),
+                version=record["version"],
+                digest=record["digest"],
+            )
+        except (KeyError, TypeError, AttributeError, ConfigError, pa.ArrowException) as error:
+            raise ModelStoreError(f"{join(folder, MODEL)} is damaged: {type(error).__name__}: {error}") from error
+        if _digest(record) != record["digest"]:
+            raise ModelStoreError(f"{join(folder, MODEL)} is damaged: its content does not have the digest that it states")
+        return model
+
+    def publish(self, model: StoredModel) -> str:
+        """Stores a model whole, then makes it the one in use.
+
+        Returns:
+            Its version, `YYYYMMDDTHHMMSSZ-DIGEST8`.
+
+        Raises:
+            StorageError: something could not be written; what was in use stays in use.
+        """
+        check_category(model.category)
+        sink = io.BytesIO()
+        pq.write_table(conform(model.calibration, CALIBRATION.schema), sink)
+        files = {FLOW: save(_contiguous(model.flow)), CALIBRATION_FILE: sink.getvalue()}
+        weights = save(_contiguous(model.weights))
+        now = datetime.now(UTC)
+        record: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "category": model.category,
+            "created_at": now.isoformat(timespec="seconds"),
+            "recipe": model.recipe.to_dict(),
+            "transforms": model.transforms,
+            "backbone": asdict(model.backbone),
+            "decision": asdict(model.decision),
+            "lineage": asdict(model.lineage),
+            "files": {name: _sha256(data) for name, data in files.items()} | {model.backbone.file: _sha256(weights)},
+        }
+        record["digest"] = _digest(record)
+        version = f"{now:%Y%m%dT%H%M%SZ}-{record['digest'][:8]}"
+        record["version"] = version
+        folder = join(self.uri, model.category, version)
+        backbone_uri = join(self.uri, BACKBONES, model.backbone.file)
+        if not exists(backbone_uri):
+            write_bytes(backbone_uri, weights)
+        for name, data in files.items():
+            write_bytes(join(folder, name), data)
+        write_bytes(join(folder, CARD), card(record).encode())
+        write_bytes(join(folder, MODEL), _json(record))
+        write_bytes(join(self.uri, model.category, LATEST), _json({"version": version}))
+        return version
+
+
+def card(record: Mapping[str, Any]) -> str:
+    """model.json for people, as Markdown."""
+    decision, lineage, recipe = record["decision"], record["lineage"], record["recipe"]
+    backbone = record["backbone"]
+    notice = "" if backbone["pretrained"] else "\n**Its backbone has random, untrained weights: for demonstrations only.**\n"
+    sure = f"{decision['n_images']} held-out good images guarantee at most {decision['achieved_fpr']:.2%} false alarms" + (
+        "" if decision["achieved_fpr"] <= decision["target_fpr"] else f" ({decision['target_fpr']:.2%} were asked for)"
+    )
+    return f"""# {record["category"]} {record["version"]}
+{notice}
+| | |
+|---|---|
+| data | {", ".join(lineage["data"])} |
+| good images | {lineage["n_fitted"]} fitted, {lineage["n_held_out"]} held out, {len(lineage["skipped"])} skipped |
+| backbone | {backbone["name"]}, {recipe["extractor"]["n_scales"]} scales from {recipe["extractor"]["image_size"]} pixels |
+| flow | {recipe["flow"]["n_blocks"]} blocks, {recipe["flow"]["hidden"]} wide |
+| fit | {recipe["fit"]["epochs"]} epochs, seed {recipe["fit"]["seed"]}, {lineage["seconds"]:.0f} s on {lineage["device"]} |
+| loss | {lineage["losses"][0]:.3f} in the first epoch, {lineage["losses"][-1]:.3f} in the last |
+| scores | mean over {len(record["transforms"]["angles"])} transforms |
+| threshold | {decision["threshold"]:.4f}: {sure} |
+| review from | {decision["review_threshold"]:.4f} |
+
+The threshold holds for images that are taken as the good ones were: after a change of camera, light or product, fit again.
+"""
+
+
+def _lineage(values: Mapping[str, Any]) -> Lineage:
+    return Lineage(**{**values, "data": tuple(values["data"]), "losses": tuple(values["losses"])})
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of all in a record that decides scores and decisions; times, paths and library versions do not."""
+    decisive = {key: record[key] for key in ("recipe", "transforms", "backbone", "decision", "files")}
+    return _sha256(json.dumps(decisive, sort_keys=True).encode())
+
+
+def _checked(uri: str, expected: str) -> bytes:
+    try:
+        data = read_bytes(uri)
+    except FileNotFoundError as error:
+        raise ModelStoreError(f"{uri} is missing: the model is incomplete") from error
+    if _sha256(data) != expected:
+        raise ModelStoreError(f"{uri} is damaged: its SHA-256 is not the one in model.json; restore it or fit again")
+    return data
+
+
+def _arrays(uri: str, data: bytes) -> Arrays:
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise ModelStoreError(f"{uri} is damaged: not a safetensors file ({error})") from error
+
+
+def _contiguous(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,235 @@
+"""Results of scoring runs: staged while they are made, published whole, read back.
+
+    OUTPUT/scores/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
+    OUTPUT/maps/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
+    OUTPUT/runs/RUN_ID.json
+    OUTPUT/_staging/RUN_ID/{manifest,rows}/*.parquet      work in progress; no reader looks here
+
+Publishing replaces what the same (dt, category) held: new files first, then the run file, then removal of the old ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from differnet_ray.data.storage import arrow_filesystem, delete, join, list_files, name_of, read_bytes, write_bytes
+from differnet_ray.data.tables import MAPS, RUNS, SCORES, Table, conform
+from differnet_ray.errors import ConfigError, ReconciliationError, TableError
+
+ROWS_PER_GROUP = 100_000
+ROWS_PER_FILE = {"scores": 1_000_000, "maps": 4_096}  # a map of 112 x 112 takes 25 kB: about 100 MB a file
+_PARTITIONING = ds.partitioning(pa.schema([("dt", pa.date32()), ("category", pa.string())]), flavor="hive")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a scoring run is, before any image is read.
+
+    Attributes:
+        run_id: its name; from the fingerprint unless the user gave one.
+        dt: the day of its partition.
+        fingerprint: SHA-256 of listing, models and result-changing options: the same thing is the same run.
+        models: category to (version, digest).
+        options: result-changing options, as text.
+    """
+
+    run_id: str
+    dt: date
+    fingerprint: str
+    listing_digest: str
+    models: Mapping[str, tuple[str, str]]
+    options: Mapping[str, str]
+    started_at: datetime
+
+
+def plan_run(
+    *,
+    dt: date,
+    listing_digest: str,
+    models: Mapping[str, tuple[str, str]],
+    options: Mapping[str, str],
+    run_id: str | None = None,
+) -> Run:
+    """Gives a run its identity.
+
+    Raises:
+        ConfigError: `run_id` cannot be a file name.
+    """
+    identity = json.dumps([str(dt), listing_digest, sorted(models.items()), sorted(options.items())])
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+    run_id = run_id or f"{dt:%Y%m%d}-{fingerprint[:12]}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
+        raise ConfigError(f"run id {run_id!r}: expected up to 100 letters, digits, dots, dashes and underscores")
+    return Run(run_id, dt, fingerprint, listing_digest, dict(models), dict(options), datetime.now(UTC))
+
+
+def staging(output: str, run: Run, *parts: str) -> str:
+    """URI of a run's work in progress."""
+    return join(output, "_staging", run.run_id, *parts)
+
+
+def published(output: str, run: Run) -> dict[str, Any] | None:
+    """The run's file if the same run has been published.
+
+    Raises:
+        ConfigError: another run has been published under the same id.
+    """
+    try:
+        record: dict[str, Any] = json.loads(read_bytes(_run_uri(output, run)))
+    except FileNotFoundError:
+        return None
+    if record["fingerprint"] != run.fingerprint:
+        raise ConfigError(
+            f"run id {run.run_id!r} is taken by a run over other images, models or options: choose another --run-id or none"
+        )
+    return record
+
+
+def write_manifest(output: str, run: Run, manifest: pa.Table) -> str:
+    """Stages the manifest as Parquet, which the job reads; returns the URI of its folder."""
+    uri = staging(output, run, "manifest")
+    write_bytes(join(uri, "manifest.parquet"), _parquet(manifest, row_group_size=10_000))
+    return uri
+
+
+def publish(output: str, run: Run, manifest: pa.Table, libraries: Mapping[str, str]) -> dict[str, Any]:
+    """Checks staged rows against the manifest and makes them visible.
+
+    Args:
+        output: canonical URI of the results.
+        run: whose rows lie in its staging folder.
+        manifest: the images that the run worked through.
+        libraries: versions, for the run file.
+
+    Returns:
+        The content of runs/RUN_ID.json.
+
+    Raises:
+        ReconciliationError: an image has no row or two, or a row has no image; nothing is published.
+    """
+    filesystem, path = arrow_filesystem(staging(output, run, "rows"))
+    staged = ds.dataset(path, filesystem=filesystem, format="parquet")
+    overview = staged.to_table(columns=["image_id", "category", "status"])
+    _reconcile(manifest["image_id"], overview["image_id"], run)
+    counts = _count(overview, ["category", "status"])
+    kept: list[str] = []
+    for category in sorted({category for category, _ in counts}):
+        rows = staged.to_table(columns=SCORES.schema.names, filter=pc.field("category") == category)
+        rows = conform(rows, SCORES.schema).sort_by(
+            [("captured_at", "ascending"), ("uri", "ascending"), ("member", "ascending")]
+        )
+        kept += _write_parts(output, SCORES, run, category, [rows])
+        wanted = (pc.field("category") == category) & pc.field("gradient_map").is_valid()
+        maps = staged.scanner(columns=MAPS.schema.names, filter=wanted, batch_size=ROWS_PER_FILE["maps"]).to_batches()
+        tables = (conform(pa.table(batch), MAPS.schema).sort_by("image_id") for batch in maps)
+        kept += _write_parts(output, MAPS, run, category, tables)
+    by_category: dict[str, dict[str, int]] = {}
+    for (category, status), n in counts.items():
+        by_category.setdefault(category, {})[status] = n
+    record: dict[str, Any] = {
+        "schema_version": RUNS.version,
+        "run_id": run.run_id,
+        "dt": str(run.dt),
+        "fingerprint": run.fingerprint,
+        "listing_digest": run.listing_digest,
+        "options": dict(run.options),
+        "models": {category: version for category, (version, _) in run.models.items()},
+        "model_digests": {category: digest for category, (_, digest) in run.models.items()},
+        "libraries": dict(libraries),
+        "n_images": manifest.num_rows,
+        "counts": {status: n for (status,), n in _count(overview, ["status"]).items()},
+        "category_counts": by_category,
+        "n_maps": staged.count_rows(filter=pc.field("gradient_map").is_valid()),
+        "started_at": run.started_at.isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if list(record) != RUNS.schema.names:
+        raise TableError(f"the run file has the keys {list(record)}, expected {RUNS.schema.names}")
+    write_bytes(_run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
+    for category in by_category:
+        for table in (SCORES, MAPS):
+            for uri in _files(_partition(output, table, run.dt, category)):
+                if uri not in kept:
+                    delete(uri)
+    delete(staging(output, run))
+    return record
+
+
+def read_table(output: str, table: Table, *, dt: date | None = None, category: str | None = None) -> pa.Table:
+    """Published rows of `scores` or `maps`, of one day and category or of all.
+
+    Raises:
+        FileNotFoundError: nothing has been published there.
+    """
+    filesystem, path = arrow_filesystem(join(output, table.name))
+    dataset = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=_PARTITIONING)
+    wanted = pc.scalar(True)
+    if dt is not None:
+        wanted = wanted & (pc.field("dt") == pa.scalar(dt))
+    if category is not None:
+        wanted = wanted & (pc.field("category") == category)
+    return conform(dataset.to_table(filter=wanted), table.schema)
+
+
+def _reconcile(expected: pa.ChunkedArray, found: pa.ChunkedArray, run: Run) -> None:
+    lost = pc.sum(pc.invert(pc.is_in(expected, value_set=found))).as_py()
+    unknown = pc.sum(pc.invert(pc.is_in(found, value_set=expected))).as_py()
+    repeated = len(found) - pc.count_distinct(found).as_py()
+    if lost or unknown or repeated:
+        raise ReconciliationError(
+            f"run {run.run_id} does not reconcile and was not published: of {len(expected)} images {lost} have no row, "
+            f"{unknown} rows have no image, {repeated} rows are repeated"
+        )
+
+
+def _count(table: pa.Table, keys: Sequence[str]) -> dict[tuple[str, ...], int]:
+    grouped = table.group_by(list(keys)).aggregate([([], "count_all")]).sort_by([(key, "ascending") for key in keys])
+    return {tuple(row[key] for key in keys): row["count_all"] for row in grouped.to_pylist()}
+
+
+def _write_parts(output: str, table: Table, run: Run, category: str, chunks: Iterable[pa.Table]) -> Iterator[str]:
+    limit, part = ROWS_PER_FILE[table.name], 0
+    for chunk in chunks:
+        for start in range(0, chunk.num_rows, limit):
+            rows = chunk.slice(start, limit).select(table.file_schema.names)
+            rows = rows.cast(table.file_schema).replace_schema_metadata(
+                {"differnet_ray.schema_version": f"{table.name} {table.version}", "differnet_ray.run_id": run.run_id}
+            )
+            uri = join(_partition(output, table, run.dt, category), f"{run.run_id}-{part:05d}.parquet")
+            write_bytes(uri, _parquet(rows, row_group_size=ROWS_PER_GROUP))
+            part += 1
+            yield uri
+
+
+def _parquet(table: pa.Table, *, row_group_size: int) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
+    return sink.getvalue()
+
+
+def _partition(output: str, table: Table, dt: date, category: str) -> str:
+    return join(output, table.name, f"dt={dt}", f"category={quote(category, safe='')}")
+
+
+def _run_uri(output: str, run: Run) -> str:
+    return join(output, "runs", f"{run.run_id}.json")
+
+
+def _files(uri: str) -> list[str]:
+    try:
+        return [file.uri for file in list_files(uri) if name_of(file.uri).endswith(".parquet")]
+    except FileNotFoundError:
+        return []

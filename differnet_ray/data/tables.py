@@ -1,0 +1,264 @@
+"""The declared tables: what each column is, and `conform`, through which every row passes before it is stored.
+
+Types are plain (no extension types), so that DuckDB, Polars, pandas, Spark and Trino read them as they are. The columns
+of `partition_by` are in the folder names (`dt=2026-01-31/category=screw`), as in every Hive-style table, and not again in
+the files: readers that find them twice with different types refuse the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from differnet_ray.errors import TableError
+
+STATUSES = ("ok", "review", "anomalous", "unreadable", "unsupported", "too_large", "missing", "no_model", "failed")
+SCORED_STATUSES = ("ok", "review", "anomalous")
+
+_ATTRIBUTES = pa.map_(pa.string(), pa.string())
+_UTC = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A published table.
+
+    Attributes:
+        name: of the table and of its contract `schemas/NAME.json`.
+        version: of the schema; grows when the contract changes.
+        schema: all columns, in order, partition columns included.
+        partition_by: the columns that are folder names.
+    """
+
+    name: str
+    version: int
+    schema: pa.Schema
+    partition_by: tuple[str, ...] = ()
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        """The columns that the files hold."""
+        return pa.schema([field for field in self.schema if field.name not in self.partition_by])
+
+    def contract(self) -> dict[str, Any]:
+        """The published contract, as it stands in `schemas/NAME.json`."""
+        return {
+            "table": self.name,
+            "version": self.version,
+            "partition_by": list(self.partition_by),
+            "columns": [
+                {
+                    "name": field.name,
+                    "type": "map<string, string>" if pa.types.is_map(field.type) else str(field.type),
+                    "nullable": field.nullable,
+                    "unit": (field.metadata.get(b"unit") or b"").decode() or None,
+                    "description": field.metadata[b"description"].decode(),
+                }
+                for field in self.schema
+            ],
+        }
+
+
+def _field(name: str, kind: pa.DataType, description: str, *, null: bool = False, unit: str = "") -> pa.Field:
+    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=null, metadata=metadata)
+
+
+_IMAGE = [
+    _field("image_id", pa.string(), "128-bit hex digest of canonical URI and member; the same image keeps it for ever"),
+    _field("uri", pa.string(), "canonical URI of the image file, or of the archive that holds it"),
+    _field("member", pa.string(), "name inside the archive; null for a loose file", null=True),
+    _field("category", pa.string(), "product category; names the model that scores the image"),
+]
+_ATTRIBUTE_FIELDS = [
+    _field("captured_at", _UTC, "when the picture was taken, where that is known", null=True),
+    _field("attributes", _ATTRIBUTES, "further names from the path, such as line, split or defect"),
+]
+_ETAG = _field("etag", pa.string(), "of the file when it was listed; changes when its content does", null=True)
+
+MANIFEST = Table(
+    "manifest",
+    1,
+    pa.schema(
+        [
+            *_IMAGE,
+            _field(
+                "offset",
+                pa.int64(),
+                "where the member begins in the archive; null for a loose file",
+                null=True,
+                unit="bytes",
+            ),
+            _field("size", pa.int64(), "size of the image file or member", null=True, unit="bytes"),
+            _ETAG,
+            *_ATTRIBUTE_FIELDS,
+        ]
+    ),
+)
+
+SCORES = Table(
+    "scores",
+    1,
+    pa.schema(
+        [
+            *_IMAGE,
+            _field("dt", pa.date32(), "the day that the run was asked for"),
+            *_ATTRIBUTE_FIELDS,
+            _field("status", pa.string(), "one of " + ", ".join(STATUSES)),
+            _field("error", pa.string(), "why the image has no score; null where it has one", null=True),
+            _field(
+                "anomaly_score",
+                pa.float64(),
+                "mean of z^2 over transforms and dimensions; about 1 for a normal image",
+                null=True,
+            ),
+            _field("score_std", pa.float64(), "standard deviation of the score over the transforms", null=True),
+            _field("n_transforms", pa.int16(), "transforms that the score is the mean of", null=True),
+            _field("threshold", pa.float64(), "a score at or over it is anomalous", null=True),
+            _field("review_threshold", pa.float64(), "a score from here to the threshold is for review", null=True),
+            _field(
+                "p_value",
+                pa.float64(),
+                "conformal: share of held-out good images that score as high",
+                null=True,
+                unit="1",
+            ),
+            _field(
+                "peak_x",
+                pa.float64(),
+                "where the gradient map is largest, from the left",
+                null=True,
+                unit="fraction of the width",
+            ),
+            _field(
+                "peak_y",
+                pa.float64(),
+                "where the gradient map is largest, from the top",
+                null=True,
+                unit="fraction of the height",
+            ),
+            _field(
+                "area_fraction",
+                pa.float64(),
+                "share of the gradient map that is over 1",
+                null=True,
+                unit="fraction of the image",
+            ),
+            _field("width", pa.int32(), "of the image as stored, after EXIF orientation", null=True, unit="pixels"),
+            _field("height", pa.int32(), "of the image as stored, after EXIF orientation", null=True, unit="pixels"),
+            _field("bytes", pa.int64(), "size of the image file or member", null=True, unit="bytes"),
+            _ETAG,
+            _field("model_version", pa.string(), "version in the model store; null where there is no model", null=True),
+            _field("model_digest", pa.string(), "SHA-256 of all in the model that decides scores", null=True),
+            _field("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
+            _field("scored_at", _UTC, "when the score was computed", null=True),
+        ]
+    ),
+    partition_by=("dt", "category"),
+)
+
+_MAP = [
+    _field("map_height", pa.int16(), "rows of the map", unit="pixels"),
+    _field("map_width", pa.int16(), "columns of the map", unit="pixels"),
+    _field(
+        "gradient_map",
+        pa.binary(),
+        "float16, row-major, little-endian; 1 is what 1 % of the pixels of held-out good images exceed",
+        unit="map units of the model",
+    ),
+    _field("overlay_png", pa.binary(), "the image with its map over it, where it was asked for", null=True),
+]
+
+MAPS = Table(
+    "maps",
+    1,
+    pa.schema(
+        [
+            _IMAGE[0],
+            _field("category", pa.string(), "product category"),
+            _field("dt", pa.date32(), "the day that the run was asked for"),
+            _field("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
+            *_MAP,
+        ]
+    ),
+    partition_by=("dt", "category"),
+)
+
+RUNS = Table(
+    "runs",
+    1,
+    pa.schema(
+        [
+            _field("schema_version", pa.int32(), "version of this contract"),
+            _field("run_id", pa.string(), "name of the run"),
+            _field("dt", pa.date32(), "the day that the run was asked for"),
+            _field("fingerprint", pa.string(), "SHA-256 of listing, models and every option that changes a result"),
+            _field("listing_digest", pa.string(), "SHA-256 of the ids, sizes and etags of the images"),
+            _field("options", pa.map_(pa.string(), pa.string()), "the resolved options"),
+            _field("models", pa.map_(pa.string(), pa.string()), "category to model version"),
+            _field("model_digests", pa.map_(pa.string(), pa.string()), "category to model digest"),
+            _field("libraries", pa.map_(pa.string(), pa.string()), "versions of this package and what it computes with"),
+            _field("n_images", pa.int64(), "images of the manifest"),
+            _field("counts", pa.map_(pa.string(), pa.int64()), "images by status; their sum is n_images"),
+            _field("category_counts", pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())), "the same by category"),
+            _field("n_maps", pa.int64(), "gradient maps written"),
+            _field("started_at", _UTC, "when the run began"),
+            _field("finished_at", _UTC, "when it was published"),
+        ]
+    ),
+)
+
+CALIBRATION = Table(
+    "calibration",
+    1,
+    pa.schema(
+        [
+            _IMAGE[0],
+            _field("uri", pa.string(), "canonical URI of a good image that was held out of the fit"),
+            _field("anomaly_score", pa.float64(), "its score"),
+            _field("score_std", pa.float64(), "standard deviation of its score over the transforms"),
+        ]
+    ),
+)
+
+TABLES = (MANIFEST, SCORES, MAPS, RUNS, CALIBRATION)
+
+# What flows between the stages (docs: "what flows"). A finished row never loses its id.
+FETCHED = pa.schema(
+    [
+        *MANIFEST.schema,
+        pa.field("status", pa.string()),  # null: not decided yet
+        pa.field("error", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("pixels", pa.binary()),  # uint8 RGB, size x size x 3; null where the image cannot be used
+    ]
+)
+SCORED = pa.schema([*SCORES.schema, pa.field("pixels", pa.binary())])  # pixels only where a map is wanted
+STAGED = pa.schema([*SCORES.schema, *(field.with_nullable(True) for field in _MAP)])
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the columns of the schema, in its order and types.
+
+    Raises:
+        TableError: a column is missing, unknown, null where it must not be, or of a type that does not cast safely.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if missing or unknown:
+        raise TableError(f"columns do not match the schema: missing {missing}, unknown {unknown}")
+    columns = []
+    for field in schema:
+        column = table[field.name]
+        if column.null_count and not field.nullable:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise TableError(f"column {field.name!r} is null in row {row}, expected a value of type {field.type}")
+        try:
+            columns.append(column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise TableError(f"column {field.name!r} has type {column.type}, expected {field.type}: {error}") from error
+    return pa.table(columns, schema=schema)

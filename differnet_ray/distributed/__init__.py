@@ -1,0 +1,1 @@
+"""ROOM 3: the only room that imports ray, one file per use."""

@@ -1,0 +1,119 @@
+"""The cluster: connecting to it, what a job takes of it, and looking at a running job from the driver."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import ray
+
+T = TypeVar("T")
+THREADS_PER_ACTOR = 4  # convolutions of one image stop gaining from more
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Connects to the cluster that `RAY_ADDRESS` or the surrounding Ray job names, else starts a local one.
+
+    A connection that is there already is used and left open.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_size() -> tuple[int, float]:
+    """CPUs, at least 1, and GPUs of the cluster."""
+    resources = ray.cluster_resources()
+    return max(1, int(resources.get("CPU", 1))), float(resources.get("GPU", 0))
+
+
+@dataclass(frozen=True)
+class ScorePlan:
+    """The actors of a scoring job.
+
+    Attributes:
+        n_actors: largest number of scoring actors, and of map actors.
+        threads: torch threads of each.
+        cpus: logical CPUs that a scoring actor reserves; reads, decoding and writes need the rest.
+        score_gpus, map_gpus: share of a GPU of each actor; 0 on a cluster without.
+    """
+
+    n_actors: int
+    threads: int
+    cpus: int
+    score_gpus: float
+    map_gpus: float
+
+
+def plan_score() -> ScorePlan:
+    """A plan for the cluster as it is: one scoring actor per GPU, or one per four cores where there is no GPU."""
+    cores, gpus = cluster_size()
+    if gpus >= 1:
+        return ScorePlan(n_actors=int(gpus), threads=1, cpus=0, score_gpus=0.75, map_gpus=0.25)
+    threads = min(THREADS_PER_ACTOR, cores)
+    # one less than its threads: on a small machine the pool must leave a CPU for reads and writes, or the plan hangs
+    return ScorePlan(n_actors=max(1, cores // threads), threads=threads, cpus=threads - 1, score_gpus=0, map_gpus=0)
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """The workers of a fitting job, each with whole CPUs and a share of a GPU."""
+
+    n_workers: int
+    cpus: int
+    gpus: float
+
+
+def plan_fit(n_categories: int, *, max_parallel: int | None, gpus_per_fit: float | None) -> FitPlan:
+    """As many workers as there are categories, at most what the cluster holds.
+
+    Args:
+        n_categories: how many are to be fitted.
+        max_parallel: a lower limit than the cluster's.
+        gpus_per_fit: share of a GPU for each; None: a whole one where there are GPUs.
+    """
+    cores, gpus = cluster_size()
+    share = (1.0 if gpus else 0.0) if gpus_per_fit is None else gpus_per_fit
+    room = int(gpus / share + 1e-9) if share else cores
+    n_workers = max(1, min(n_categories, room, cores, max_parallel or n_categories))
+    return FitPlan(n_workers, cores // n_workers, share)
+
+
+@contextmanager
+def watched(look: Callable[[], T], show: Callable[[T], None], *, seconds: float = 0.5) -> Iterator[None]:
+    """While the block runs, shows what `look` returns every so often, and once more at the end.
+
+    A look that fails is skipped: progress is no reason for a job to fail.
+    """
+    stop = threading.Event()
+
+    def glance() -> None:
+        try:
+            show(look())
+        except ray.exceptions.RayError:
+            return
+
+    def watch() -> None:
+        while not stop.wait(seconds):
+            glance()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        glance()

@@ -1,0 +1,209 @@
+"""Scoring an archive: a Ray Data plan from a manifest in Parquet to staged rows in Parquet, which are then published.
+
+    read_parquet -> repartition -> FetchImages (tasks) -> ScoreImages (actors) -> MapGradients (actors) -> write_parquet
+
+Rotated copies never leave the actors; a decoded image travels once, and on to the map actors only if it is flagged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+
+from differnet_ray.data.manifest import Listing
+from differnet_ray.data.model_store import ModelStore
+from differnet_ray.data.results import Run, publish, staging, write_manifest
+from differnet_ray.data.storage import arrow_filesystem, delete
+from differnet_ray.distributed.resources import plan_score, watched
+from differnet_ray.errors import DifferNetError
+from differnet_ray.fit_category import library_versions
+from differnet_ray.stages import FetchImages, MapGradients, Maps, ScoreImages, best_device
+
+ROWS_PER_BLOCK = 16  # 16 decoded images of 448 x 448 pixels take 9.6 MB of the object store
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A scoring run, as values.
+
+    Attributes:
+        run: its identity.
+        listing: the images.
+        models, output: canonical URIs of the model store and of the results.
+        n_transforms: score with the first so many transforms of each model; all if None.
+        maps: which images get a gradient map.
+        n_actors: scoring actors; None: as many as the cluster holds.
+        batch_size: images that an actor takes at a time; changes no result.
+    """
+
+    run: Run
+    listing: Listing = field(repr=False)
+    models: str
+    output: str
+    n_transforms: int | None = None
+    maps: Maps = "flagged"
+    n_actors: int | None = None
+    batch_size: int = ROWS_PER_BLOCK
+
+
+@dataclass(frozen=True)
+class ScoreProgress:
+    """Rows done of all, by status."""
+
+    done: int
+    total: int
+    counts: Mapping[str, int]
+
+
+def models_in_use(
+    models: str, categories: list[str], chosen: Mapping[str, str]
+) -> tuple[dict[str, tuple[str, str]], dict[str, int]]:
+    """What the models of some categories are.
+
+    Args:
+        models: canonical URI of the model store.
+        categories: of the archive; those without a model are left out.
+        chosen: category to version, where it is not the latest.
+
+    Returns:
+        Category to (version, digest), and category to image size in pixels.
+    """
+    store = ModelStore(models)
+    known = set(store.categories()) | set(chosen)
+    records = {category: store.record(category, chosen.get(category)) for category in categories if category in known}
+    return (
+        {category: (record["version"], record["digest"]) for category, record in records.items()},
+        {category: record["recipe"]["extractor"]["image_size"] for category, record in records.items()},
+    )
+
+
+def score_archive(
+    job: ScoreJob, image_sizes: Mapping[str, int], on_progress: Callable[[ScoreProgress], None]
+) -> dict[str, Any]:
+    """Scores every image of the job and publishes the rows.
+
+    Args:
+        job: what to score.
+        image_sizes: category to H of its model.
+        on_progress: shown the counts about twice a second.
+
+    Returns:
+        The content of runs/RUN_ID.json.
+
+    Raises:
+        ReconciliationError: an image has no row, or two.
+    """
+    total = job.listing.table.num_rows
+    delete(staging(job.output, job.run))  # left by a run that was killed
+    manifest = write_manifest(job.output, job.run, job.listing.table)
+    counter: Any = ray.remote(num_cpus=0)(StatusCounts).remote()
+    with watched(lambda: _progress(ray.get(counter.counts.remote()), total), on_progress):
+        _run_plan(job, image_sizes, manifest, counter)
+    return publish(job.output, job.run, job.listing.table, library_versions())
+
+
+def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, counter: Any) -> None:
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours are on
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the console; Ray's own files keep every record
+            handler.setLevel(logging.ERROR)
+    plan = plan_score()
+    models: dict[str, Any] = {
+        "models": job.models,
+        "versions": {category: version for category, (version, _) in job.run.models.items()},
+    }
+    filesystem, path = arrow_filesystem(manifest)
+    rows = ray.data.read_parquet(path, filesystem=filesystem)
+    rows = rows.repartition(target_num_rows_per_block=job.batch_size)
+    # Half a CPU: Ray would fuse a task with an actor that asks for the same resources, and fetching would wait for scoring
+    rows = rows.map_batches(
+        FetchImages(image_sizes), batch_size=job.batch_size, batch_format="pyarrow", num_cpus=0.5, zero_copy_batch=True
+    )
+    rows = rows.map_batches(
+        ScoringActor,
+        fn_constructor_kwargs={
+            "threads": plan.threads,
+            "n_transforms": job.n_transforms,
+            "maps": job.maps,
+            "dt": job.run.dt,
+            "run_id": job.run.run_id,
+            **models,
+        },
+        compute=_pool(job.n_actors or plan.n_actors),
+        batch_size=job.batch_size,
+        batch_format="pyarrow",
+        num_cpus=plan.cpus if job.n_actors is None else 0,
+        num_gpus=plan.score_gpus or None,
+        zero_copy_batch=True,
+    )
+    rows = rows.map_batches(
+        MapActor,
+        fn_constructor_kwargs={"threads": plan.threads, "counter": counter, **models},
+        compute=_pool(plan.n_actors),
+        batch_size=job.batch_size,
+        batch_format="pyarrow",
+        num_cpus=0,
+        num_gpus=plan.map_gpus or None,
+        zero_copy_batch=True,
+    )
+    filesystem, path = arrow_filesystem(staging(job.output, job.run, "rows"))
+    try:
+        rows.write_parquet(path, filesystem=filesystem)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, DifferNetError) else None
+        raise cause or DifferNetError(f"the scoring job failed: {error.cause or error}") from error
+
+
+def _pool(n_actors: int) -> ray.data.ActorPoolStrategy:
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=n_actors, max_tasks_in_flight_per_actor=2)
+
+
+def _progress(counts: Mapping[str, int], total: int) -> ScoreProgress:
+    return ScoreProgress(sum(counts.values()), total, counts)
+
+
+class ScoringActor(ScoreImages):
+    """`ScoreImages` with its share of the cores."""
+
+    def __init__(self, *, threads: int, **arguments: Any) -> None:
+        torch.set_num_threads(threads)
+        super().__init__(device=best_device(), **arguments)
+
+
+class MapActor(MapGradients):
+    """`MapGradients` with its share of the cores, which also tells the counter what is done."""
+
+    def __init__(self, *, threads: int, counter: Any, **arguments: Any) -> None:
+        torch.set_num_threads(threads)
+        self.counter = counter
+        super().__init__(device=best_device(), **arguments)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """As `MapGradients`."""
+        done = super().__call__(rows)
+        statuses = done["status"].value_counts().to_pylist()
+        self.counter.add.remote({item["values"]: item["counts"] for item in statuses})
+        return done
+
+
+class StatusCounts:
+    """An actor that holds the rows done so far, by status, for people who watch. The published counts are counted from the rows."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Adds the rows of a batch."""
+        for status, n in counts.items():
+            self._counts[status] = self._counts.get(status, 0) + n
+
+    def counts(self) -> dict[str, int]:
+        """Status to rows."""
+        return self._counts

@@ -1,0 +1,84 @@
+"""DifferNet = frozen extractor + flow + fixed transform set: the one noun that the other modules handle.
+
+Legend: T transforms, D features, H x W pixels.
+
+An image is its own batch: its T transformed copies go through the network together, in chunks that depend on nothing but
+T. So the score of an image cannot depend on which other images it was scored with.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.flow import Flow
+from differnet_ray.model.transforms import TransformSet, apply_transforms, sampling_positions
+
+CHUNK = 16  # transformed copies per pass: 38 MB of input at 448 pixels
+
+
+class DifferNet(nn.Module):
+    """A fitted (or to be fitted) model of one category.
+
+    Args:
+        extractor: f_ex, frozen; may be shared by many models.
+        flow: f_NF.
+        transforms: the fixed set that scores are averaged over.
+    """
+
+    positions: Tensor
+
+    def __init__(self, extractor: Extractor, flow: Flow, transforms: TransformSet) -> None:
+        super().__init__()
+        self.extractor, self.flow, self.transforms = extractor, flow, transforms
+        positions = sampling_positions(transforms.angles, extractor.config.image_size)
+        self.register_buffer("positions", positions, persistent=False)
+
+    def features(self, image: Tensor, n_transforms: int | None = None) -> Tensor:
+        """Y of the first n transforms of an image.
+
+        Args:
+            image: uint8 (H, W, 3), on any device.
+            n_transforms: how many of the fixed set; all of them if None.
+
+        Returns:
+            float32 (T, D) on the model's device, without gradient.
+        """
+        transforms = self.transforms.first(n_transforms or len(self.transforms))
+        return transformed_features(self.extractor, image, transforms, self.positions[: len(transforms)])
+
+    def forward(self, image: Tensor, n_transforms: int | None = None) -> tuple[Tensor, Tensor]:
+        """Z (T, D) and log det (T,) of the first n transforms of an image, uint8 (H, W, 3)."""
+        z, log_det = self.flow(self.features(image, n_transforms))
+        return z, log_det
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """Convolutions in full float32 by deterministic algorithms, so that a GPU scores like a CPU to rounding."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+@torch.no_grad()
+def transformed_features(extractor: Extractor, image: Tensor, transforms: TransformSet, positions: Tensor) -> Tensor:
+    """Features of the transformed copies of one image.
+
+    Args:
+        extractor: f_ex.
+        image: uint8 (H, W, 3) with the extractor's H.
+        transforms: T transforms.
+        positions: int32 (T, H * W), their sampling positions, on the extractor's device.
+
+    Returns:
+        float32 (T, D).
+    """
+    image = image.to(positions.device)
+    chunks = []
+    with exact_convolutions():
+        for start in range(0, len(transforms), CHUNK):
+            stop = start + CHUNK
+            copies = apply_transforms(image, transforms.slice(start, stop), positions[start:stop])
+            chunks.append(extractor(extractor.normalize(copies)))
+    return torch.cat(chunks)

@@ -1,0 +1,141 @@
+"""Fitting the flow by maximum likelihood on features of randomly transformed defect-free images (section 4.2).
+
+Legend: N training images, t transforms per image and epoch, D features, H x W pixels.
+
+The extractor is frozen, so a feature never changes: the random transforms of epoch e are drawn from (seed, e mod F) with
+F = `fresh_epochs`, their features are computed when an epoch first needs them, and kept if a later epoch needs them
+again. F = epochs is the published recipe, a smaller F trades fresh rotations for time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from differnet_ray.config import FitConfig, TransformConfig
+from differnet_ray.errors import FitError
+from differnet_ray.model.differnet import transformed_features
+from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.flow import Flow, nll
+from differnet_ray.model.transforms import random_transforms, sampling_positions
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """What one epoch did.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: mean of eq. 4 / D over the samples of the epoch, as the flow was when it met them.
+        grad_norm: largest norm of the gradient in the epoch, before clipping.
+    """
+
+    epoch: int
+    loss: float
+    grad_norm: float
+
+
+class FeatureBank:
+    """Features of the training images under the random transforms of each epoch.
+
+    Args:
+        extractor: f_ex.
+        images: uint8 (N, H, W, 3).
+        transforms: the ranges of the random transforms.
+        config: seed, t, epochs and fresh epochs.
+        on_image: called after each image whose features were computed, with how many of the epoch are done.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        images: Tensor,
+        transforms: TransformConfig,
+        config: FitConfig,
+        on_image: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        self.extractor, self.images, self.transforms, self.config = extractor, images, transforms, config
+        self.on_image = on_image
+        self._kept: dict[int, Tensor] = {}
+
+    def epoch(self, epoch: int) -> Tensor:
+        """Features of an epoch, counted from 0: float32 (N, t, D) on the extractor's device."""
+        fresh = epoch % self.config.fresh_epochs
+        if fresh in self._kept:
+            return self._kept[fresh]
+        features = self._extract(fresh)
+        if fresh + self.config.fresh_epochs < self.config.epochs:
+            self._kept[fresh] = features
+        return features
+
+    def _extract(self, epoch: int) -> Tensor:
+        rng = np.random.default_rng([self.config.seed, epoch, 0])
+        device, size = self.extractor.mean.device, self.images.shape[1]
+        features = []
+        for image in self.images:
+            transforms = random_transforms(self.transforms, self.config.transforms_per_image, rng)
+            positions = sampling_positions(transforms.angles, size, device)
+            features.append(transformed_features(self.extractor, image, transforms, positions))
+            self.on_image(len(features))
+        return torch.stack(features)
+
+
+def fit(flow: Flow, bank: FeatureBank, config: FitConfig) -> Iterator[EpochStats]:
+    """Fits the flow in place, one epoch per step of the iterator; the caller decides what to do with the epochs.
+
+    A batch is `images_per_batch` images times t transforms; the order of the images is drawn from (seed, epoch).
+
+    Args:
+        flow: on the device where it is to be fitted.
+        bank: the features.
+        config: optimiser, epochs, batch and seed.
+
+    Raises:
+        FitError: the loss is not finite; the flow is then of no use.
+    """
+    device = flow.y_mean.device
+    if flow.config.standardize:
+        flow.standardize_to(bank.epoch(0).flatten(0, 1).to(device))
+    optimizer = torch.optim.Adam(
+        flow.parameters(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+    for epoch in range(config.epochs):
+        features = bank.epoch(epoch).to(device)
+        order = torch.from_numpy(np.random.default_rng([config.seed, epoch, 1]).permutation(len(features)))
+        total, largest_norm = 0.0, 0.0
+        for chosen in order.to(device).split(config.images_per_batch):
+            losses = nll(*flow(features[chosen].flatten(0, 1)))
+            optimizer.zero_grad()
+            losses.mean().backward()
+            norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), config.max_grad_norm or math.inf)
+            optimizer.step()
+            total += losses.sum().item()
+            largest_norm = max(largest_norm, norm.item())
+        loss = total / (len(features) * config.transforms_per_image)
+        if not math.isfinite(loss):
+            raise FitError(
+                f"the loss became {loss} in epoch {epoch + 1} of {config.epochs} (learning rate {config.learning_rate}): "
+                "a smaller learning rate, max_grad_norm or standardize = true of the preset `fast` keep it finite"
+            )
+        yield EpochStats(epoch + 1, loss, largest_norm)
+    flow.requires_grad_(False)
+
+
+def split_holdout(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Splits n >= 2 good images into those to fit on and those held out for calibration, at least one of each.
+
+    Returns:
+        Two sorted lists of positions, drawn from the seed.
+    """
+    order = np.random.default_rng([seed, 2]).permutation(n)
+    held_out = min(max(1, round(fraction * n)), n - 1)
+    return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())

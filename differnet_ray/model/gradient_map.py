@@ -1,0 +1,67 @@
+"""Gradient maps, eq. 7: where in the image the loss comes from.
+
+Legend: T rotations, C channels, H x W pixels, d the downsampling of a stored map.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+from torchvision.transforms.functional import gaussian_blur
+
+from differnet_ray.config import MapConfig
+from differnet_ray.model.differnet import CHUNK, DifferNet, exact_convolutions
+from differnet_ray.model.flow import nll
+from differnet_ray.model.transforms import apply_transforms, rotate_back
+
+
+def gradient_map(model: DifferNet, image: Tensor, config: MapConfig) -> Tensor:
+    """The gradient map of one image, averaged over rotations, each map rotated back.
+
+    A pixel that a rotation pushes out of the image is averaged over the rotations that show it.
+
+    Args:
+        model: a fitted model.
+        image: uint8 (H, W, 3).
+        config: rotations, blur and size.
+
+    Returns:
+        float32 (H / d, W / d): the absolute gradient of the loss of eq. 4 by the normalized pixels, summed over channels,
+        per pixel. Divide by a model's `map_unit` to compare images.
+    """
+    transforms = model.transforms.first(config.n_rotations)
+    image = image.to(model.positions.device)
+    size = image.shape[0]
+    total = torch.zeros(size, size, device=image.device)
+    shown = torch.zeros(size, size, device=image.device)
+    for start in range(0, len(transforms), CHUNK):
+        part = transforms.slice(start, start + CHUNK)
+        with torch.no_grad():
+            copies = apply_transforms(image, part, model.positions[start : start + len(part)])
+        maps, visible = rotate_back(input_gradient(model, model.extractor.normalize(copies), config.sigma), part)
+        total += maps.sum(dim=0)
+        shown += visible.sum(dim=0)
+    return avg_pool2d((total / shown)[None], config.downsample)[0]
+
+
+def input_gradient(model: DifferNet, x: Tensor, sigma: float) -> Tensor:
+    """g_x = sum over c of |G * dL/dx_c| for a batch of normalized images, eq. 7.
+
+    Args:
+        model: a fitted model.
+        x: float32 (T, 3, H, W), normalized.
+        sigma: of the Gaussian G, in pixels.
+
+    Returns:
+        float32 (T, H, W).
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad(), exact_convolutions():
+        loss = nll(*model.flow(model.extractor(x))).sum()  # samples do not mix: one backward pass serves them all
+        (gradient,) = torch.autograd.grad(loss, x)
+    radius = min(math.ceil(4 * sigma), x.shape[-1] - 1)
+    blurred: Tensor = gaussian_blur(gradient, [2 * radius + 1] * 2, [sigma, sigma])
+    return blurred.abs().sum(dim=1)

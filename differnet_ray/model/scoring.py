@@ -1,0 +1,46 @@
+"""The anomaly score, eq. 5.
+
+Legend: T transforms, D features, H x W pixels.
+
+Reported is the mean over transforms and dimensions of z^2, as in the authors' code: about 1 for a typical normal image.
+It is the paper's tau on another scale: tau = D / 2 * (anomaly_score + log(2 pi)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from differnet_ray.model.differnet import DifferNet
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """The score of one image.
+
+    Attributes:
+        anomaly_score: mean of z^2 over T transforms and D dimensions; larger is more anomalous.
+        score_std: standard deviation of the score over the transforms; 0 for one transform.
+        n_transforms: T.
+    """
+
+    anomaly_score: float
+    score_std: float
+    n_transforms: int
+
+
+@torch.no_grad()
+def score_image(model: DifferNet, image: Tensor, n_transforms: int | None = None) -> ImageScore:
+    """Eq. 5 for one image; the result depends on the image, the model and T alone.
+
+    Args:
+        model: a fitted model.
+        image: uint8 (H, W, 3).
+        n_transforms: score with the first so many of the model's transforms; all if None.
+    """
+    z, _ = model(image, n_transforms)
+    per_transform = z.double().square().mean(dim=1)
+    std, mean = torch.std_mean(per_transform, correction=0)
+    return ImageScore(mean.item(), std.item(), len(per_transform))

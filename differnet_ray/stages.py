@@ -1,0 +1,243 @@
+"""BRIDGE between Arrow and tensors: what the scoring job does to a batch of rows.
+
+    manifest rows -> FetchImages -> FETCHED -> ScoreImages -> SCORED -> MapGradients -> STAGED
+
+Each stage is a plain class: plain values into `__init__`, a table into `__call__`, a table of the same rows out. It knows
+no Ray. A bad image is a row with a status and a reason; a bad model raises.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from differnet_ray.data.images import decode
+from differnet_ray.data.model_store import Arrays, ModelStore, StoredModel
+from differnet_ray.data.storage import read_bytes
+from differnet_ray.data.tables import FETCHED, SCORED, STAGED, conform
+from differnet_ray.errors import ImageError, StorageError
+from differnet_ray.model.calibration import conformal_p_values
+from differnet_ray.model.differnet import DifferNet
+from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.flow import Flow
+from differnet_ray.model.gradient_map import gradient_map
+from differnet_ray.model.scoring import score_image
+from differnet_ray.model.transforms import TransformSet
+
+Maps = Literal["none", "flagged", "all"]
+FETCH_THREADS = 8  # reads wait for storage, and decoding releases the interpreter lock
+MODELS_IN_MEMORY = 4  # flows of the paper's size take 0.7 GB each
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to score, with its record."""
+
+    net: DifferNet
+    stored: StoredModel
+
+
+class LoadedModels:
+    """The models of a process: loaded when first needed, the least recently used put away, backbones shared.
+
+    Args:
+        models: canonical URI of the model store.
+        versions: category to version.
+        device: such as `cpu` or `cuda`.
+    """
+
+    def __init__(self, models: str, versions: Mapping[str, str], device: str) -> None:
+        self.store, self.versions, self.device = ModelStore(models), versions, device
+        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._extractors: dict[tuple[Any, ...], Extractor] = {}
+
+    def __getitem__(self, category: str) -> LoadedModel:
+        if category not in self._loaded:
+            while len(self._loaded) >= MODELS_IN_MEMORY:
+                self._loaded.popitem(last=False)
+            self._loaded[category] = self._load(category)
+        self._loaded.move_to_end(category)
+        return self._loaded[category]
+
+    def _load(self, category: str) -> LoadedModel:
+        stored = self.store.load(category, self.versions[category])
+        config = stored.recipe.extractor
+        key = (stored.backbone.digest, config)
+        if key not in self._extractors:
+            self._extractors[key] = Extractor(config, as_tensors(stored.weights))
+        flow = Flow(config.n_features, stored.recipe.flow, seed=None)
+        flow.load_state_dict(as_tensors(stored.flow), assign=True)
+        net = DifferNet(self._extractors[key], flow, TransformSet(**stored.transforms))
+        return LoadedModel(net.requires_grad_(False).eval().to(self.device), stored)
+
+
+class FetchImages:
+    """Reads and decodes the images that manifest rows name.
+
+    Args:
+        image_sizes: category to H of its model; rows of other categories get the status `no_model` and are not read.
+    """
+
+    def __init__(self, image_sizes: Mapping[str, int]) -> None:
+        self.image_sizes = image_sizes
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows of `tables.MANIFEST` -> the same rows of `tables.FETCHED`."""
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+            fetched = list(pool.map(self._fetch, rows["uri"].to_pylist(), rows["category"].to_pylist()))
+        return _extended(rows, fetched, FETCHED)
+
+    def _fetch(self, uri: str, category: str) -> dict[str, Any]:
+        size = self.image_sizes.get(category)
+        if size is None:
+            return {"status": "no_model", "error": f"the model store has no model of category {category!r}"}
+        try:
+            image = decode(read_bytes(uri), size=size)
+        except FileNotFoundError:
+            return {"status": "missing", "error": "the file was listed, but is no longer there"}
+        except StorageError as error:
+            return {"status": "failed", "error": str(error)}
+        except ImageError as error:
+            return {"status": error.status, "error": error.reason}
+        return {"width": image.width, "height": image.height, "pixels": image.pixels.tobytes()}
+
+
+class ScoreImages:
+    """Scores fetched images, eq. 5, and decides, eq. 6.
+
+    Args:
+        models: canonical URI of the model store.
+        versions: category to version.
+        n_transforms: score with the first so many transforms of each model; all if None.
+        maps: which rows keep their pixels for a gradient map: none, flagged (review and anomalous) or all scored ones.
+        dt: day of the rows' partition.
+        run_id: the run that the rows belong to.
+        device: such as `cpu` or `cuda`.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: str,
+        versions: Mapping[str, str],
+        n_transforms: int | None,
+        maps: Maps,
+        dt: date,
+        run_id: str,
+        device: str,
+    ) -> None:
+        self.models = LoadedModels(models, versions, device)
+        self.n_transforms, self.maps, self.dt, self.run_id = n_transforms, maps, dt, run_id
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows of `tables.FETCHED` -> the same rows of `tables.SCORED`."""
+        scored = [
+            {"status": status, "error": error, "pixels": None} if pixels is None else self._score(category, pixels)
+            for category, pixels, status, error in zip(
+                *(rows[name].to_pylist() for name in ("category", "pixels", "status", "error")), strict=True
+            )
+        ]
+        rows = rows.rename_columns({"size": "bytes"}).drop_columns(["offset", "pixels", "status", "error"])
+        rows = rows.append_column("dt", pa.repeat(pa.scalar(self.dt), rows.num_rows))
+        rows = rows.append_column("run_id", pa.repeat(pa.scalar(self.run_id), rows.num_rows))
+        return _extended(rows, scored, SCORED)
+
+    def _score(self, category: str, pixels: bytes) -> dict[str, Any]:
+        model = self.models[category]
+        stored, decision = model.stored, model.stored.decision
+        score = score_image(model.net, _image(pixels, stored), self.n_transforms)
+        row: dict[str, Any] = {
+            "model_version": stored.version,
+            "model_digest": stored.digest,
+            "scored_at": datetime.now(UTC),
+            "pixels": None,
+        }
+        if not np.isfinite(score.anomaly_score):
+            return row | {"status": "failed", "error": f"the anomaly score is {score.anomaly_score}"}
+        status = "ok"
+        if score.anomaly_score >= decision.threshold:
+            status = "anomalous"
+        elif score.anomaly_score >= decision.review_threshold:
+            status = "review"
+        wanted = self.maps == "all" or (self.maps == "flagged" and status != "ok")
+        p_value = conformal_p_values(stored.calibration["anomaly_score"].to_numpy(), np.array([score.anomaly_score]))[0]
+        return row | {
+            "status": status,
+            "anomaly_score": score.anomaly_score,
+            "score_std": score.score_std,
+            "n_transforms": score.n_transforms,
+            "threshold": decision.threshold,
+            "review_threshold": decision.review_threshold,
+            "p_value": p_value,
+            "pixels": pixels if wanted else None,
+        }
+
+
+class MapGradients:
+    """Adds gradient maps, eq. 7, to the rows that kept their pixels.
+
+    Args:
+        models: canonical URI of the model store.
+        versions: category to version.
+        device: such as `cpu` or `cuda`.
+    """
+
+    def __init__(self, *, models: str, versions: Mapping[str, str], device: str) -> None:
+        self.models = LoadedModels(models, versions, device)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows of `tables.SCORED` -> the same rows of `tables.STAGED`."""
+        mapped = [
+            {} if pixels is None else self._map(category, pixels)
+            for category, pixels in zip(rows["category"].to_pylist(), rows["pixels"].to_pylist(), strict=True)
+        ]
+        return _extended(rows.drop_columns(["pixels", "peak_x", "peak_y", "area_fraction"]), mapped, STAGED)
+
+    def _map(self, category: str, pixels: bytes) -> dict[str, Any]:
+        model = self.models[category]
+        stored = model.stored
+        gradient = gradient_map(model.net, _image(pixels, stored), stored.recipe.maps).cpu().numpy()
+        gradient = gradient / stored.decision.map_unit
+        height, width = gradient.shape
+        peak_row, peak_column = np.unravel_index(gradient.argmax(), gradient.shape)
+        limit = np.finfo(np.float16).max
+        return {
+            "peak_x": (peak_column + 0.5) / width,
+            "peak_y": (peak_row + 0.5) / height,
+            "area_fraction": float((gradient > 1).mean()),
+            "map_height": height,
+            "map_width": width,
+            "gradient_map": gradient.clip(0, limit).astype("<f2").tobytes(),
+        }
+
+
+def as_tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+    """Arrays of the model store as tensors that own their memory."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def best_device() -> str:
+    """`cuda` where this process sees a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _image(pixels: bytes, stored: StoredModel) -> torch.Tensor:
+    size = stored.recipe.extractor.image_size
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(size, size, 3)
+
+
+def _extended(rows: pa.Table, extra: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows with the schema's further columns, taken from one mapping per row; what a mapping leaves out is null."""
+    added = pa.schema([schema.field(name).with_nullable(True) for name in schema.names if name not in rows.column_names])
+    new = pa.Table.from_pylist(list(extra), schema=added)
+    for name in added.names:
+        rows = rows.append_column(added.field(name), new[name])
+    return conform(rows, schema)

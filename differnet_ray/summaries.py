@@ -1,0 +1,113 @@
+"""What the verbs print on stdout, as text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from differnet_ray.data.tables import SCORED_STATUSES, STATUSES
+from differnet_ray.distributed.fit import CategoryState
+
+SKIPPED_SHOWN = 5
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain-text table, as wide as it needs to be."""
+    made = Table(*headers, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))  # Text: a name in brackets is not markup
+    sink = io.StringIO()
+    Console(file=sink, width=10_000).print(made)
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
+
+
+def fit_table(states: Mapping[str, CategoryState]) -> str:
+    """One row per category of a fitting run, and the reasons of those that failed."""
+    headers = ["category", "fitted on", "held out", "skipped", "epochs", "loss", "threshold", "seconds", "status"]
+    rows, reasons = [], []
+    for category, state in states.items():
+        result = state.result
+        if result is None:
+            rows.append([category, *[""] * 7, state.status])
+            reasons.append(f"{category}: {state.error}")
+        else:
+            numbers = [f"{result.loss:.3f}", f"{result.decision.threshold:.4g}", f"{result.seconds:.0f}"]
+            images = [str(n) for n in (result.n_fitted, result.n_held_out, len(result.skipped), result.epochs)]
+            rows.append([category, *images, *numbers, state.status])
+    return "\n".join([table(headers, rows), *reasons])
+
+
+def state_records(states: Mapping[str, CategoryState]) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        category: {
+            "status": state.status,
+            "error": state.error,
+            "result": asdict(state.result) if state.result else None,
+        }
+        for category, state in states.items()
+    }
+
+
+def warn_skipped(states: Mapping[str, CategoryState]) -> None:
+    """Names training images that could not be used, and categories whose threshold promises less than was asked for."""
+    for category, state in states.items():
+        if state.result is None:
+            continue
+        skipped, decision = state.result.skipped, state.result.decision
+        for uri, reason in list(skipped.items())[:SKIPPED_SHOWN]:
+            click.echo(f"WARNING: {category}: skipped {uri}: {reason}", err=True)
+        if len(skipped) > SKIPPED_SHOWN:
+            click.echo(f"WARNING: {category}: {len(skipped) - SKIPPED_SHOWN} more were skipped, see model.json", err=True)
+        if decision.achieved_fpr > decision.target_fpr:
+            click.echo(
+                f"WARNING: {category}: {decision.n_images} held-out images can promise a false-alarm rate of "
+                f"{decision.achieved_fpr:.1%}, not {decision.target_fpr:.1%}: more good images would",
+                err=True,
+            )
+
+
+def run_table(record: Mapping[str, Any]) -> str:
+    """Counts by category and status of a scoring run."""
+    statuses = [status for status in STATUSES if status in record["counts"] or status in SCORED_STATUSES]
+    rows = [
+        [category, *(str(counts.get(status, 0)) for status in statuses), str(sum(counts.values()))]
+        for category, counts in {**record["category_counts"], "all": record["counts"]}.items()
+    ]
+    return f"{table(['category', *statuses, 'images'], rows)}\n\nrun {record['run_id']}, {record['n_maps']} gradient maps"
+
+
+def not_scored(record: Mapping[str, Any]) -> int:
+    """Images of a run that could not be scored."""
+    return sum(n for status, n in record["counts"].items() if status not in SCORED_STATUSES)
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row per category of an evaluation, and the mean."""
+    keys = ("auroc", "average_precision", "recall_at_zero_fpr", "recall_at_threshold", "fpr_at_threshold")
+    headers = [
+        "category",
+        "good",
+        "defects",
+        "AUROC",
+        "AP",
+        "recall at 0 FPR",
+        "recall at threshold",
+        "FPR at threshold",
+    ]
+    rows = [
+        [category, str(found["n_good"]), str(found["n_anomalous"]), *(f"{found[key]:.3f}" for key in keys)]
+        for category, found in metrics.items()
+    ]
+    if len(metrics) > 1:
+        means = [sum(found[key] for found in metrics.values()) / len(metrics) for key in keys]
+        rows.append(["mean", "", "", *(f"{mean:.3f}" for mean in means)])
+    return table(headers, rows)

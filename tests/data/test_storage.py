@@ -1,0 +1,343 @@
+"""Locations have one spelling; files are written whole, listed with an etag that follows the content, and removed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from differnet_ray.data import storage
+from differnet_ray.data.storage import (
+    arrow_filesystem,
+    canonical,
+    check_writable,
+    delete,
+    exists,
+    join,
+    list_files,
+    list_folders,
+    name_of,
+    read_bytes,
+    write_bytes,
+)
+from differnet_ray.errors import ConfigError, StorageError
+
+# Any name that a POSIX folder takes: spaces, quotes, percent signs, newlines, and letters of all scripts.
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60).filter(
+    lambda name: name not in {".", ".."} and len(name.encode()) <= 200
+)
+AWKWARD = ["plain.png", "with space.png", "Größe 漢字 🙂.png", 'it\'s "q".png', "100%20.png", "a\nb.png", "#?*[x]&.png"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """A canonical URI of a folder that does not exist yet."""
+    return canonical(str(tmp_path / "root"))
+
+
+def listed(uri: str) -> dict[str, int]:
+    """Returns path below `uri` -> size."""
+    return {file.uri.removeprefix(uri + "/"): file.size for file in list_files(uri)}
+
+
+# --- canonical --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelling", ["a/b", "./a/b", "a//b/", "a/c/../b", "{cwd}/a/b", "file://{cwd}/a/b", "{cwd}/a/b///"])
+def test_every_spelling_of_a_local_path_gives_one_uri(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert canonical(spelling.format(cwd=tmp_path)) == f"file://{tmp_path}/a/b"
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert canonical("~/archive/") == "file:///home/someone/archive"
+    assert canonical("~") == "file:///home/someone"
+    assert canonical("/data/~/x") == "file:///data/~/x"
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_names_are_kept_letter_by_letter(name: str) -> None:
+    assert canonical(f"/data/{name}") == f"file:///data/{name}"
+    assert canonical(f"s3://bucket/{name}") == f"s3://bucket/{name}"
+
+
+@given(parts=st.lists(NAMES, min_size=1, max_size=3))
+def test_canonical_is_idempotent_and_does_not_mix_up_paths(parts: list[str]) -> None:
+    uri = canonical("/data/" + "/".join(parts))
+    assert canonical(uri) == uri == join("file:///data", *parts)
+
+
+@pytest.mark.parametrize(
+    ("location", "uri"),
+    [
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("s3://bucket/key/", "s3://bucket/key"),
+        ("s3://bucket/a b/ü@home%20", "s3://bucket/a b/ü@home%20"),
+    ],
+)
+def test_an_s3_location_loses_only_its_last_slash(location: str, uri: str) -> None:
+    assert canonical(location) == uri
+
+
+def test_the_root_folder_keeps_its_slash() -> None:
+    assert canonical("/") == canonical("file:///") == "file:///"
+
+
+def test_two_leading_slashes_are_one() -> None:
+    assert canonical("//data/x") == canonical("/data/x")
+
+
+@pytest.mark.parametrize("location", ["http://h/x", "https://h/x", "gs://b/x", "s3a://b/x", "S3://b/x", "ftp://h/x"])
+def test_another_scheme_is_refused_and_named(location: str) -> None:
+    with pytest.raises(ConfigError, match=f"scheme {location.split('://')[0]!r}: expected a local path or s3://"):
+        canonical(location)
+
+
+@pytest.mark.parametrize("location", ["", "file://", "s3://", "s3:///key"])
+def test_an_empty_location_is_refused(location: str) -> None:
+    with pytest.raises(ConfigError, match="expected|needs the form"):
+        canonical(location)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://AKIAEXAMPLE:swordfish@bucket/key",
+        "s3://AKIAEXAMPLE:swordfish@bucket",
+        "s3://AKIAEXAMPLE:swordfish@",
+        "https://AKIAEXAMPLE:swordfish@host/key",
+        pytest.param("s3://AKIAEXAMPLE:sword/fish@bucket/key", id="secret with a slash"),
+        pytest.param("s3://AKIAEXAMPLE:/swordfish@bucket/key", id="secret beginning with a slash"),
+    ],
+)
+def test_credentials_in_a_location_are_refused_and_never_repeated(location: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        canonical(location)
+    for secret in ("AKIA", "sword", "fish"):
+        assert secret not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_names_join_and_part_again() -> None:
+    assert join("s3://bucket/", "a", "b") == join("s3://bucket", "a", "b") == "s3://bucket/a/b"
+    assert name_of("s3://bucket/a/b/") == name_of("s3://bucket/a/b") == "b"
+
+
+# --- reading and writing ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(files=st.dictionaries(NAMES, st.binary(max_size=50), min_size=1, max_size=3))
+def test_what_is_written_is_read_listed_and_removed_under_any_name(files: dict[str, bytes], root: str) -> None:
+    for name, data in files.items():
+        write_bytes(join(root, "folder", name), data)
+    assert {name: read_bytes(join(root, "folder", name)) for name in files} == files
+    assert listed(join(root, "folder")) == {name: len(data) for name, data in files.items()}
+    for name in files:
+        delete(join(root, "folder", name))
+        assert not exists(join(root, "folder", name))
+    assert listed(join(root, "folder")) == {}
+
+
+def test_a_file_is_replaced_whole_under_the_eyes_of_a_reader(root: str) -> None:
+    uri, contents = join(root, "file"), [letter * 200_000 for letter in (b"a", b"bb", b"c")]
+    write_bytes(uri, contents[0])
+    stop, strange = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            data = read_bytes(uri)
+            if data not in contents:
+                strange.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(60):
+        write_bytes(uri, contents[turn % 3])
+    stop.set()
+    reader.join()
+    assert strange == []
+    assert listed(root) == {"file": len(contents[59 % 3])}
+
+
+def test_no_temporary_file_remains_after_a_write(root: str) -> None:
+    write_bytes(join(root, "file"), b"old and longer")
+    write_bytes(join(root, "file"), b"new")
+    assert os.listdir(root.removeprefix("file://")) == ["file"]
+    assert read_bytes(join(root, "file")) == b"new"
+
+
+def test_no_temporary_file_remains_after_a_failed_write(root: str) -> None:
+    write_bytes(join(root, "folder", "file"), b"")
+    with pytest.raises(StorageError, match="cannot write .*/root/folder"):
+        write_bytes(join(root, "folder"), b"cannot replace a folder")
+    assert os.listdir(root.removeprefix("file://")) == ["folder"]
+
+
+def test_others_may_read_what_was_written(root: str) -> None:
+    write_bytes(join(root, "file"), b"x")
+    assert Path(root.removeprefix("file://"), "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"not a folder")
+    uri = canonical(str(tmp_path / "file" / "below"))
+    with pytest.raises(StorageError, match=f"cannot write {uri}") as caught:
+        write_bytes(uri, b"x")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert (tmp_path / "file").read_bytes() == b"not a folder"
+
+
+def test_check_writable_says_so_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"not a folder")
+    uri = canonical(str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=f"{uri} is not writable: ") as caught:
+        check_writable(uri)
+    assert ".differnet-ray-" not in str(caught.value).split("not writable: ")[0]
+
+
+def test_check_writable_leaves_no_file(tmp_path: Path) -> None:
+    check_writable(canonical(str(tmp_path / "new" / "folder")))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_reading_what_is_not_there_is_an_answer_and_no_storage_error(root: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_bytes(join(root, "nothing"))
+    assert not exists(join(root, "nothing"))
+
+
+def test_reading_a_folder_is_a_storage_error_that_names_it(root: str) -> None:
+    write_bytes(join(root, "folder", "file"), b"x")
+    with pytest.raises(StorageError, match=f"cannot read {root}/folder"):
+        read_bytes(join(root, "folder"))
+
+
+def test_a_fault_of_the_store_is_explained(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def cat_file(self, path: str) -> bytes:
+            raise RuntimeError("the endpoint sent no answer")
+
+    monkeypatch.setattr(storage, "_filesystem", lambda uri: (Broken(), uri))
+    with pytest.raises(StorageError, match="cannot read s3://b/k: RuntimeError: the endpoint sent no answer"):
+        read_bytes("s3://b/k")
+
+
+# --- listing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_lists_all_files_below_it_by_canonical_uri(root: str) -> None:
+    for name in ["b/2", "a/deep/er/1", "3", ".hidden", *AWKWARD]:
+        write_bytes(join(root, name), name.encode())
+    assert listed(root) == {name: len(name.encode()) for name in ["b/2", "a/deep/er/1", "3", ".hidden", *AWKWARD]}
+    assert all(canonical(file.uri) == file.uri for file in list_files(root))
+
+
+def test_a_folder_does_not_list_a_sibling_whose_name_begins_alike(root: str) -> None:
+    write_bytes(join(root, "screw", "1"), b"x")
+    write_bytes(join(root, "screws", "2"), b"x")
+    assert listed(join(root, "screw")) == {"1": 1}
+
+
+def test_a_file_lists_itself(root: str) -> None:
+    write_bytes(join(root, "file"), b"abc")
+    (only,) = list_files(join(root, "file"))
+    assert (only.uri, only.size) == (join(root, "file"), 3)
+    assert only in list(list_files(root))
+
+
+def test_an_empty_folder_lists_nothing_and_a_missing_one_is_an_error(root: str) -> None:
+    os.makedirs(root.removeprefix("file://"))
+    assert list(list_files(root)) == []
+    with pytest.raises(FileNotFoundError):
+        list(list_files(join(root, "missing")))
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes(join(root, "open", "1"), b"x")
+    write_bytes(join(root, "locked", "2"), b"x")
+    scandir = os.scandir
+
+    def locked(path: str) -> object:  # tests may run as root, for whom no folder is locked
+        if str(path).endswith("/locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(StorageError, match="locked"):
+        list(list_files(root))
+
+
+def etag(uri: str) -> str:
+    """Returns the etag of one file."""
+    (only,) = list_files(uri)
+    return only.etag
+
+
+def test_the_etag_stays_until_the_content_changes(root: str) -> None:
+    uri = join(root, "file")
+    write_bytes(uri, b"one")
+    first = etag(uri)
+    assert etag(uri) == first
+    write_bytes(uri, b"three")
+    assert etag(uri) != first
+
+
+def test_the_etag_changes_with_content_of_the_same_size(root: str) -> None:
+    uri = join(root, "file")
+    write_bytes(uri, b"one")
+    os.utime(uri.removeprefix("file://"), (1_700_000_000, 1_700_000_000))
+    first = etag(uri)
+    write_bytes(uri, b"two")
+    assert etag(uri) != first
+
+
+def test_the_etag_of_a_link_changes_with_what_it_points_to(root: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"one")
+    os.utime(target, (1_700_000_000, 1_700_000_000))
+    (tmp_path / "link").symlink_to(target)
+    first = etag(canonical(str(tmp_path / "link")))
+    (from_folder,) = (f.etag for f in list_files(canonical(str(tmp_path))) if name_of(f.uri) == "link")
+    target.write_bytes(b"two")
+    assert etag(canonical(str(tmp_path / "link"))) != first
+    assert [f.etag for f in list_files(canonical(str(tmp_path))) if name_of(f.uri) == "link"] != [from_folder]
+
+
+def test_folders_directly_below_are_listed_sorted(root: str) -> None:
+    for name in ["b/x/1", "a b/2", "ü/3", "file"]:
+        write_bytes(join(root, name), b"")
+    assert list_folders(root) == ["a b", "b", "ü"]
+    assert list_folders(join(root, "missing")) == list_folders(join(root, "file")) == []
+
+
+# --- removing ---------------------------------------------------------------------------------------------------------
+
+
+def test_delete_removes_a_file_or_a_whole_folder_and_nothing_else(root: str) -> None:
+    for name in ["a/1", "a/b/2", "ab/3", "c"]:
+        write_bytes(join(root, name), b"")
+    delete(join(root, "a"))
+    assert listed(root) == {"ab/3": 0, "c": 0}
+    delete(join(root, "c"))
+    assert listed(root) == {"ab/3": 0}
+
+
+def test_deleting_what_is_not_there_does_nothing(root: str) -> None:
+    delete(join(root, "nothing"))
+    write_bytes(join(root, "file"), b"")
+    delete(join(root, "nothing"))
+    assert listed(root) == {"file": 0}
+
+
+def test_arrow_reads_a_file_by_the_same_uri(root: str) -> None:
+    for name in AWKWARD:
+        write_bytes(join(root, name), name.encode())
+        filesystem, path = arrow_filesystem(join(root, name))
+        with filesystem.open_input_file(path) as file:
+            assert file.read() == name.encode()
