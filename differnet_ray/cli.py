@@ -17,7 +17,7 @@ from differnet_ray.config import PRESETS, Recipe, preset
 from differnet_ray.errors import ConfigError, DifferNetError
 
 if TYPE_CHECKING:
-    from differnet_ray.distributed.fit import CategoryState
+    from differnet_ray.fit_state import CategoryState
 
 EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
 Command = Callable[..., Any]
@@ -45,11 +45,12 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> No
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration file {path}: {error}") from error
-    known = sorted(str(option.name) for option in ctx.command.params if option.name not in ("config", "help"))
+    names = {option.opts[0].removeprefix("--").replace("-", "_"): str(option.name) for option in ctx.command.params}
     for key in values:
-        if key not in known:
-            raise ConfigError(f"configuration file {path}: unknown option {key!r}; {ctx.command.name} has: {', '.join(known)}")
-    ctx.default_map = values
+        if key not in names or key == "config":
+            known = ", ".join(sorted(set(names) - {"config"}))
+            raise ConfigError(f"configuration file {path}: unknown option {key!r}; {ctx.command.name} has: {known}")
+    ctx.default_map = {names[key]: value for key, value in values.items()}
 
 
 def _day(_: click.Context, __: click.Parameter, value: str | None) -> date:

@@ -12,6 +12,7 @@ from typing import Any
 
 from differnet_ray.errors import ConfigError
 
+FIRST_LAYERS = ("none", "standardize", "whiten")
 SMALLEST_SCALE = 63  # pixels: the smallest side that survives AlexNet's stem and its three poolings
 
 
@@ -64,12 +65,13 @@ class FlowConfig:
     n_blocks: int = 8  # K
     hidden: int = 2048  # width of the hidden layers
     clamp_alpha: float = 3.0  # alpha of eq. 2
-    standardize: bool = False  # a fixed affine first layer: zero mean, unit deviation on the training features
+    first_layer: str = "none"  # a fixed affine layer in front, from the training features: one of FIRST_LAYERS
 
     def __post_init__(self) -> None:
         _require(1 <= self.n_blocks <= 64, "n_blocks", self.n_blocks, "1 to 64")
         _require(1 <= self.hidden <= 16384, "hidden", self.hidden, "1 to 16384")
         _require(self.clamp_alpha > 0, "clamp_alpha", self.clamp_alpha, "a positive number")
+        _require(self.first_layer in FIRST_LAYERS, "first_layer", self.first_layer, ", ".join(FIRST_LAYERS))
 
 
 @dataclass(frozen=True)
@@ -200,14 +202,14 @@ PRESETS: dict[str, Recipe] = {
     "paper": Recipe(),
     "fast": Recipe(
         transforms=TransformConfig(n_transforms=16),
-        flow=FlowConfig(hidden=256, standardize=True),
+        flow=FlowConfig(hidden=256, first_layer="whiten"),
         fit=FitConfig(epochs=48, fresh_epochs=2, betas=(0.9, 0.999), eps=1e-8, learning_rate=5e-4, max_grad_norm=1.0),
         maps=MapConfig(n_rotations=4),
     ),
     "demo": Recipe(
         extractor=ExtractorConfig(image_size=256),
         transforms=TransformConfig(n_transforms=8),
-        flow=FlowConfig(n_blocks=4, hidden=128, standardize=True),
+        flow=FlowConfig(n_blocks=4, hidden=128, first_layer="whiten"),
         fit=FitConfig(epochs=60, fresh_epochs=2, betas=(0.9, 0.999), eps=1e-8, learning_rate=1e-3, max_grad_norm=1.0),
         calibration=CalibrationConfig(target_fpr=0.05, review_fpr=0.1),
         maps=MapConfig(n_rotations=4),

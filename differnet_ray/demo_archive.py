@@ -10,7 +10,6 @@ the defect. `rng` draws the scene and `flaw` the defect, so that the same scene 
 from __future__ import annotations
 
 import functools
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from differnet_ray.errors import ConfigError
 Plane = NDArray[np.floating[Any]]
 Picture = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
-Way = list[tuple[float, float]]  # points (x, y)
+Point = tuple[float, float]  # x, y
 Foot = tuple[int, int, int, int]  # the middle of a pad (x, y), and the way (x, y) that points outward there
 
 FABRIC, WASHER, BOARD = (512, 512), (560, 560), (540, 720)  # height, width
@@ -63,7 +62,7 @@ def make_archive(folder: Path, *, seed: int = 0, n_train: int = 40, n_test_good:
         counts = {"train/good": n_train, "test/good": n_test_good} | {f"test/{kind}": n_test_defect for kind in kinds}
         for part, n in [(part, n) for part, count in counts.items() for n in range(count)]:
             path, kind = folder / category / part / f"{n:03d}.jpg", part.split("/")[1]
-            image, mask = _draw_image(category, kind, [seed, zlib.crc32(f"{category}/{part}/{n}".encode())])
+            image, mask = _draw_image(category, kind, [seed, *f"{category}/{part}/{n}".encode()])
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path, quality=92)
             if kind != "good":
@@ -82,10 +81,10 @@ def _draw_image(category: str, kind: str, entropy: Sequence[int]) -> tuple[Image
 def _photograph(scene: Picture, rng: Generator) -> Image.Image:
     """What a camera makes of a scene: lens blur, uneven light, white balance, noise, 8 bits."""
     y, x = (2 * axis / axis.size - 1 for axis in _axes(scene.shape[1:]))
-    tilt_y, tilt_x = rng.uniform(-0.03, 0.03, 2).astype(np.float32)
-    light = rng.uniform(0.97, 1.03) * (1 + tilt_y * y + tilt_x * x - 0.05 * (y * y + x * x))
+    tilt_y, tilt_x = rng.uniform(-0.02, 0.02, 2).astype(np.float32)
+    light = rng.uniform(0.98, 1.02) * (1 + tilt_y * y + tilt_x * x - 0.05 * (y * y + x * x))
     seen = ndimage.gaussian_filter(scene, (0, 0.6, 0.6), truncate=2)
-    seen *= light * _rgb(*rng.uniform(0.99, 1.01, 3))
+    seen *= light * _rgb(*rng.uniform(0.994, 1.006, 3))
     seen += (0.006 + 0.012 * seen) * rng.standard_normal(seen.shape, dtype=np.float32)
     return Image.fromarray((np.clip(seen, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
@@ -113,20 +112,16 @@ def _blob(rng: Generator, shape: tuple[int, int], y: float, x: float, radius: fl
     return np.asarray(1 - np.hypot(rows - y, columns - x) / radius + rough * bumps)
 
 
-def _wander(rng: Generator, start: Sequence[float], stop: Sequence[float], sag: float) -> Way:
-    """A way from `start` to `stop` as a hand would draw it: it sags sideways and trembles."""
-    t = np.linspace(0, 1, 240)
+def _stroke(rng: Generator, shape: tuple[int, int], start: Point, stop: Point, sag: float, width: float) -> Plane:
+    """How much of each pixel a line from `start` to `stop` (x, y) covers, drawn as by a hand: it sags and trembles."""
+    t = np.linspace(0.01, 0.99, 240)
     dx, dy = stop[0] - start[0], stop[1] - start[1]
     aside = (sag * np.sin(np.pi * t) + ndimage.gaussian_filter1d(rng.normal(0, 4, 240), 12)) / np.hypot(dx, dy)
-    return list(zip(start[0] + dx * t + dy * aside, start[1] + dy * t - dx * aside, strict=True))
-
-
-def _stroke(shape: tuple[int, int], way: Way, width: float) -> Plane:
-    """How much of each pixel a line along `way`, pointed at both ends, covers."""
+    swell = np.sin(np.pi * t) ** 0.4 * rng.uniform(0.6, 1, 240)  # pointed at both ends, with ragged sides
     big = Image.new("L", (3 * shape[1], 3 * shape[0]))
     draw = ImageDraw.Draw(big)
-    for (x, y), t in zip(way, np.linspace(0.01, 0.99, len(way)), strict=True):
-        draw.circle((3 * x, 3 * y), 1.5 * width * np.sin(np.pi * t) ** 0.4, 255)
+    for x, y, s in zip(start[0] + dx * t + dy * aside, start[1] + dy * t - dx * aside, swell, strict=True):
+        draw.circle((3 * x, 3 * y), 1.5 * width * s, 255)
     return np.asarray(big.reduce(3), np.float32) / 255
 
 
@@ -139,14 +134,11 @@ def _fabric(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
     """Cloth from a loom: threads of uneven tone and thickness, a slack weave, soft folds."""
     y, x = _axes(FABRIC)
     pitch, slant = rng.uniform(12.97, 13.03), rng.uniform(-0.004, 0.004)
-    phase = rng.uniform(8, 12, 2).astype(np.float32)
-    warp = (x + slant * y + 0.7 * _clouds(rng, FABRIC, 80)) / pitch + phase[0]  # thread number from the left
-    weft = (y - slant * x + 0.7 * _clouds(rng, FABRIC, 80)) / pitch + phase[1]  # thread number from the top
+    warp = (x + slant * y + 0.7 * _clouds(rng, FABRIC, 80)) / pitch + rng.uniform(8, 12)  # thread number from the left
+    weft = (y - slant * x + 0.7 * _clouds(rng, FABRIC, 80)) / pitch + rng.uniform(8, 12)  # thread number from the top
     i, j, u, v = warp.astype(np.int16), weft.astype(np.int16), warp % 1, weft % 1
     step = (i + j) & 3  # a thread runs over two and under two, one further in each row: hence the diagonal
     upright, level = _threads(rng, i, u, (step + v) / 2), _threads(rng, j, v, (((step + 2) & 3) + u) / 2)
-    fold = 1 + 0.03 * _clouds(rng, FABRIC, 170)
-
     no_warp, no_weft, oil, lint = np.zeros(FABRIC, bool), np.zeros(FABRIC, bool), np.asarray(0.0), np.asarray(0.0)
     if kind == "hole":
         no_warp, no_weft, lint = _hole(flaw, i, j)
@@ -159,7 +151,7 @@ def _fabric(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
     if no_warp.any():  # a thread that is left alone lies over darkness
         shade = np.where(no_warp & no_weft, 0.2, np.where(no_warp | no_weft, 1.0 * shade**2.5, shade))
     indigo, ecru = _rgb(0.18, 0.25, 0.40), _rgb(0.85, 0.80, 0.70)
-    cloth = _mix(_mix(ecru, indigo, warp_shows) * (shade * fold), 0.8 * ecru, lint)
+    cloth = _mix(_mix(ecru, indigo, warp_shows) * (shade * (1 + 0.03 * _clouds(rng, FABRIC, 170))), 0.8 * ecru, lint)
     return cloth * (1 - oil * _rgb(0.42, 0.54, 0.70)), no_warp | no_weft | (lint > 0.3) | (oil > 0.15)
 
 
@@ -179,23 +171,23 @@ def _hole(rng: Generator, i: NDArray[np.int16], j: NDArray[np.int16]) -> tuple[M
     fray = rng.normal(0, 5, (2, 100)).astype(np.float32)
     no_warp = np.hypot(1.3 * (x - cx), y - cy) < radius + fray[0][i]
     no_weft = np.hypot(x - cx, 1.3 * (y - cy)) < radius + fray[1][j]
-    lint = np.asarray(0.0)
-    for angle in rng.uniform(0, 2 * np.pi, 7):
-        rim, tip = np.outer([radius, radius * rng.uniform(0.3, 0.8)], [np.cos(angle), np.sin(angle)]) + [cx, cy]
-        lint = np.maximum(lint, _stroke(FABRIC, _wander(rng, rim, tip, rng.normal(0, 6)), 2.5))
-    return no_warp, no_weft, lint
+    lint = []
+    for angle, reach in zip(rng.uniform(0, 2 * np.pi, 7), rng.uniform(0.3, 0.8, 7) * radius, strict=True):
+        rim, tip = ((cx + r * np.cos(angle), cy + r * np.sin(angle)) for r in (radius, reach))
+        lint.append(_stroke(rng, FABRIC, rim, tip, rng.normal(0, 6), 2.5))
+    return no_warp, no_weft, np.max(lint, axis=0)
 
 
 def _missing_thread(rng: Generator, warp: Plane, weft: Plane) -> Mask:
     """Two warp threads broke: from there to the edge, only the weft crosses their lane."""
-    first, top = rng.integers(16, 44), rng.uniform(11, 19)
+    first, top = rng.integers(19, 38), rng.uniform(11, 17)
     return (warp >= first) & (warp < first + 2) & (weft > top)
 
 
 def _stain(rng: Generator) -> Plane:
     """How much machine oil soaked in: most along the drying rim."""
     field = _blob(rng, FABRIC, rng.uniform(120, 390), rng.uniform(120, 390), rng.uniform(54, 72), 0.16)
-    return np.asarray(np.clip(field * 5, 0, 1) * (0.78 + 0.22 * np.exp(-np.square((field - 0.15) / 0.08))))
+    return np.asarray(np.clip(field * 3.5, 0, 1) * (0.78 + 0.22 * np.exp(-np.square((field - 0.15) / 0.08))))
 
 
 def _washer(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
@@ -204,37 +196,32 @@ def _washer(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
     cy, cx = WASHER[0] / 2 + rng.uniform(-2.5, 2.5, 2).astype(np.float32)
     radius, angle = np.hypot(y - cy, x - cx), np.arctan2(y - cy, x - cx) - np.float32(rng.uniform(-2.25, -2.15))
     outer, inner = rng.uniform(199.2, 200.8), rng.uniform(91.4, 92.6)
-
     turned = rng.standard_normal((2, 1000))
     turned = 0.5 * turned + 3 * ndimage.gaussian_filter1d(turned, 5)
     depth, swing = turned.astype(np.float32)[:, (2 * radius).astype(np.int32)]
     fan, side_fan = (np.square(np.cos(angle + 0.03 * swing - at)) for at in (0, 0.9))
     facing = np.cos(angle)  # 1 towards the lamp
-    steel = (0.40 + 0.34 * fan**4 + 0.16 * side_fan**16 + 0.04 * facing) * (1 + 0.03 * depth)
+    steel: Plane = (0.40 + 0.34 * fan**4 + 0.16 * side_fan**16 + 0.04 * facing) * (1 + 0.03 * depth)
     steel = _mix(steel, 0.46 + 0.40 * facing, np.clip(radius - outer + 7, 0, 1))  # the outer chamfer faces away from
     steel = _mix(steel, 0.44 - 0.36 * facing, np.clip(inner + 6 - radius, 0, 1))  # the center, the inner one faces it
-    metal = steel * _rgb(0.96, 0.99, 1.03)
-    cover = np.clip(outer - radius + 0.5, 0, 1) * np.clip(radius - inner + 0.5, 0, 1)
+    metal: Picture = steel * _rgb(0.96, 0.99, 1.03)
+    cover: Plane = np.clip(outer - radius + 0.5, 0, 1) * np.clip(radius - inner + 0.5, 0, 1)
     gap = np.maximum(radius - outer, inner - radius) + 6 * facing
     floor = _belt(rng) * (1 - 0.62 * np.exp(-np.maximum(gap, 0) / 9))
-
     mask, ring, at = np.zeros(WASHER, bool), cover > 0.5, flaw.uniform(-np.pi, np.pi)
     if kind == "notch":
         metal, cover, mask = _notch(flaw, metal, cover, cy + outer * np.sin(at), cx + outer * np.cos(at))
     elif kind == "rust":
         metal, mask = _rust(flaw, metal, cy + 146 * np.sin(at), cx + 146 * np.cos(at))
     elif kind == "scratch":
-        to = at + flaw.uniform(0.4, 0.8)
-        ends = (cx + 104 * np.cos(at), cy + 104 * np.sin(at)), (cx + 193 * np.cos(to), cy + 193 * np.sin(to))
-        metal, mask = _deep_scratch(metal, _wander(flaw, *ends, flaw.uniform(-14, 14)))
+        metal, mask = _deep_scratch(flaw, metal, cy, cx, at)
     return _mix(floor, metal, cover), mask & ring
 
 
 def _belt(rng: Generator) -> Picture:
-    """A black rubber conveyor with the weave of its carcass and some dust."""
+    """A black rubber conveyor with the weave of its carcass."""
     y, x = (np.sin((axis + rng.uniform(0, 12)) * (2 * np.pi / 12)) for axis in _axes(WASHER))
     rubber = 0.135 + 0.018 * y * x + 0.010 * _clouds(rng, WASHER, 3) + 0.006 * _clouds(rng, WASHER, 60)
-    rubber[tuple(rng.integers(0, WASHER[0], (2, 60)))] += rng.uniform(0.1, 0.4, 60)
     return np.asarray(rubber * _rgb(0.97, 1.0, 1.06))
 
 
@@ -242,8 +229,8 @@ def _notch(rng: Generator, metal: Picture, cover: Plane, y: float, x: float) -> 
     """A piece broken out of the rim, with a fresh, grainy fracture along the break."""
     field = _blob(rng, WASHER, y, x, rng.uniform(32, 42), 0.10)
     fracture = np.exp(-np.square(np.minimum(field, 0) / 0.10))
-    fresh = 0.78 + 0.10 * _clouds(rng, WASHER, 3)
-    return _mix(metal, fresh, 0.85 * fracture), cover * (1 - np.clip(30 * field + 0.5, 0, 1)), field > -0.12
+    metal = _mix(metal, 0.78 + 0.10 * _clouds(rng, WASHER, 3), 0.85 * fracture)
+    return metal, cover * (1 - np.clip(30 * field + 0.5, 0, 1)), field > -0.12
 
 
 def _rust(rng: Generator, metal: Picture, y: float, x: float) -> tuple[Picture, Mask]:
@@ -254,11 +241,15 @@ def _rust(rng: Generator, metal: Picture, y: float, x: float) -> tuple[Picture, 
     return _mix(metal, _mix(_rgb(0.27, 0.14, 0.08), _rgb(0.60, 0.33, 0.15), bloom), cover), cover > 0.15
 
 
-def _deep_scratch(metal: Picture, way: Way) -> tuple[Picture, Mask]:
-    """A furrow across the grooves, with a bright burr on the side of the lamp."""
-    burr, furrow = _stroke(WASHER, [(x - 1.5, y - 1.5) for x, y in way], 7), _stroke(WASHER, way, 7)
+def _deep_scratch(rng: Generator, metal: Picture, y: float, x: float, at: float) -> tuple[Picture, Mask]:
+    """A furrow across the grooves and a finer one beside it, with a bright burr on the side of the lamp."""
+    turn, furrow = rng.uniform(0.5, 0.9), np.zeros(WASHER, np.float32)
+    for angle, width in ((at, 8), (at + 0.14, 4)):
+        start, stop = ((x + r * np.cos(a), y + r * np.sin(a)) for r, a in ((104, angle), (193, angle + turn)))
+        furrow = np.maximum(furrow, _stroke(rng, WASHER, start, stop, rng.uniform(-8, 8), width))
+    burr = np.roll(furrow, (-2, -2), (0, 1))
     metal = _mix(_mix(metal, _rgb(0.93, 0.95, 0.97), 0.8 * burr), _rgb(0.14, 0.14, 0.15), 0.9 * furrow)
-    return metal, (burr > 0.3) | (furrow > 0.3)
+    return metal, np.maximum(burr, furrow) > 0.3
 
 
 class _Part(NamedTuple):
@@ -284,18 +275,16 @@ class _Part(NamedTuple):
 
 CANVAS = (1600, 1240)  # width, height: twice the photographed scale, with a margin for the pose
 SILVER, GOLD, INK = (198, 201, 205), (216, 180, 96), (222, 227, 216)
-CHIPS = (
+PARTS = (
     _Part("U1", "chip", 600, 610, 155, 155, 14, 4),
     _Part("U2", "chip", 1270, 330, 80, 125, 7, 2),
     _Part("U3", "chip", 1270, 850, 80, 165, 9, 2),
-)
-PARTS = (
-    *CHIPS,
     _Part("C1", "can", 270, 280, 85, 85),
     _Part("Y1", "crystal", 640, 205, 42, 70),
     *(_Part(f"R{k + 1}", "resistor", 170 + 96 * k, 1010, 22, 42) for k in range(6)),
     *(_Part(f"C{k + 2}", "ceramic", 860 + 92 * (k % 2), 1060 - 870 * (k // 2), 24, 42) for k in range(4)),
 )
+CHIPS = PARTS[:3]
 
 
 def _around(x: int, y: int, w: int, h: int) -> tuple[int, int, int, int]:
@@ -318,11 +307,11 @@ def _bare_board() -> tuple[Image.Image, Image.Image]:
     for x, y, a, b in hub[28:] + [foot for part in PARTS[1:] for foot in part.feet()]:
         vias.append((x + 44 * a, y + (70 if len(vias) % 2 else 44) * b))
         draw.line([(x, y), vias[-1]], 255, 10)
-    plane = traces.filter(ImageFilter.GaussianBlur(5)).point([255] * 12 + [0] * 244)  # keeps clear of the traces
+    plane = traces.filter(ImageFilter.GaussianBlur(5)).point([255] * 12 + [0] * 244)  # of the ground, clear of the traces
     copper = ImageChops.lighter(traces, plane)
     relief = copper.filter(ImageFilter.GaussianBlur(2)).filter(ImageFilter.EMBOSS).point([v // 6 for v in range(256)])
-    lacquered = ImageOps.colorize(copper, (14, 74, 50), (30, 112, 72))
-    board = ImageChops.add(lacquered, Image.merge("RGB", [relief] * 3), 1, -21)
+    board = ImageOps.colorize(copper, (14, 74, 50), (30, 112, 72))
+    board = ImageChops.add(board, Image.merge("RGB", [relief] * 3), 1, -21)
     draw = ImageDraw.Draw(board)
     for via in vias:
         draw.circle(via, 13, (20, 24, 20), GOLD, 7)
@@ -342,14 +331,13 @@ def _sprite(part: _Part) -> Image.Image:
     """A part with its leads and its shadow, RGBA, centered."""
     w, h, x, y = part.w, part.h, part.w + 60, part.h + 60
     image = Image.new("RGBA", (2 * x, 2 * y))
-    draw, text = ImageDraw.Draw(image), {"can": "100\n16V", "resistor": "103"}.get(part.look, "")
+    draw = ImageDraw.Draw(image)
     if part.look == "chip":
         for foot_x, foot_y, a, _ in part.feet():
             lead = _around(x + foot_x - part.x, y + foot_y - part.y, *((20, 6) if a else (6, 20)))
             draw.rounded_rectangle(lead, 3, (228, 230, 233), (128, 130, 134))
         draw.rounded_rectangle(_around(x, y, w, h), 6, (42, 42, 46), (72, 72, 78), 3)
         draw.circle((x - w + 28, y - h + 28), 10, (24, 24, 27))
-        text = f"DR-{part.label}70\n2608"
     elif part.look == "can":
         draw.circle((x, y), w, (200, 204, 208), (150, 154, 160), 10)
         draw.chord(_around(x, y, w - 10, h - 10), 130, 230, (45, 45, 52))
@@ -357,6 +345,7 @@ def _sprite(part: _Part) -> Image.Image:
         colour = {"crystal": (188, 192, 196), "resistor": (36, 36, 40), "ceramic": (176, 142, 102)}[part.look]
         draw.rounded_rectangle(_around(x, y, w, h), 4, (216, 218, 220), (150, 150, 150), 3)
         draw.rectangle(_around(x, y, w, h - 18), colour)
+    text = {"chip": f"DR-{part.label}70\n2608", "can": "100\n16V", "resistor": "103"}.get(part.look, "")
     draw.text((x, y), text, (150, 152, 156), ImageFont.load_default(34 if w > 60 else 22), "mm", align="center")
     shadow = Image.new("RGBA", image.size)
     shadow.paste((0, 0, 0, 150), (7, 9), image.getchannel("A"))
@@ -366,43 +355,33 @@ def _sprite(part: _Part) -> Image.Image:
 def _board(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
     """The populated board: parts placed within the machine's tolerance, photographed a little off center."""
     bare, scraped = _bare_board()
-    board, mask, chip = bare.copy(), Image.new("L", CANVAS), CHIPS[flaw.integers(len(CHIPS))]
+    board, hit, chip = bare.copy(), Image.new("L", CANVAS), CHIPS[flaw.integers(len(CHIPS))]
     if kind == "scratch":  # before assembly: the parts lie over it
-        way = _wander(flaw, (865, flaw.uniform(330, 480)), (1055, flaw.uniform(780, 900)), flaw.uniform(-50, 50))
-        mask = Image.fromarray((255 * _stroke(CANVAS[::-1], way, 13)).astype(np.uint8))
-        board.paste(scraped, mask=mask)
+        ends = (865, flaw.uniform(330, 480)), (1055, flaw.uniform(780, 900))
+        hit = Image.fromarray((255 * _stroke(flaw, CANVAS[::-1], *ends, flaw.uniform(-50, 50), 14)).astype(np.uint8))
+        board.paste(scraped, mask=hit)
     for part in PARTS:
-        sprite, (dx, dy) = _sprite(part), rng.uniform(-1.2, 1.2, 2)
+        sprite, (dx, dy) = _sprite(part), rng.uniform(-1, 1, 2)
         at = (round(part.x - sprite.width / 2 + dx), round(part.y - sprite.height / 2 + dy))
         missing = kind == "missing_chip" and part is chip
-        mask.paste(255 * missing, at, sprite)
+        hit.paste(255 * missing, at, sprite)
         if not missing:
             board.paste(sprite, at, sprite)
-    if kind == "solder_bridge":
-        _solder_bridge(flaw, board, mask, chip.feet())
-    turn, (dx, dy) = rng.uniform(-0.003, 0.003), rng.uniform(-4, 4, 2)
+    turn, (dx, dy) = rng.uniform(-0.002, 0.002), rng.uniform(-3, 3, 2)
     pose = (2.0, -2 * turn, dx + 80, 2 * turn, 2.0, dy + 80)
-    seen, marked = (
-        np.asarray(image.transform(BOARD[::-1], Image.Transform.AFFINE, pose, Image.Resampling.BILINEAR))
-        for image in (board, mask)
-    )
-    return seen.transpose(2, 0, 1).astype(np.float32) / 255, marked > 40
+    view = BOARD[::-1], Image.Transform.AFFINE, pose, Image.Resampling.BILINEAR
+    picture: Picture = np.asarray(board.transform(*view), np.float32).transpose(2, 0, 1) / 255
+    mask = np.asarray(hit.transform(*view)) > 40
+    if kind == "solder_bridge":
+        x, y, *_ = chip.feet()[flaw.integers(2, 2 * chip.pins - 2)]
+        picture, mask = _solder_bridge(flaw, picture, (y - 80) / 2, (x - 80) / 2)
+    return picture, mask
 
 
-def _solder_bridge(rng: Generator, board: Image.Image, mask: Image.Image, feet: list[Foot]) -> None:
-    """Too much solder: a bright drop that joins neighbouring leads of a chip, splashed balls, and burnt flux around."""
-    x, y, a, b = feet[rng.integers(2, len(feet) - 2)]
-    x, y, long, wide = x + 14 * a, y + 14 * b, int(rng.integers(150, 200)), int(rng.integers(90, 115))
-    size = (wide, long) if a else (long, wide)
-    drops = [(x, y, (size[0] + 90, size[1] + 90)), (x, y, size)]  # the flux first
-    drops += [(x + dx, y + dy, (24, 24)) for dx, dy in rng.integers(-110, 110, (3, 2)).tolist()]
-    for n, (x, y, size) in enumerate(drops):
-        field = _blob(rng, (100, 100), 50, 50, 42, 0.08)
-        slope_y, slope_x = np.gradient(ndimage.gaussian_filter(40 * np.sqrt(np.clip(field, 0, 1)), 5))
-        facing = np.clip((0.7 + 0.5 * (slope_x + slope_y)) / np.sqrt(1 + slope_x**2 + slope_y**2), 0, 1)  # the lamp
-        solder = Image.fromarray((60 + 130 * facing + 65 * facing**16).astype(np.uint8)).resize(size).convert("RGB")
-        cover = np.clip(field * 12, 0, 1) if n else np.clip(field * 3, 0, 0.55)
-        alpha = Image.fromarray((cover * 255).astype(np.uint8)).resize(size)
-        at = (x - size[0] // 2, y - size[1] // 2)
-        board.paste(solder if n else Image.new("RGB", size, (92, 62, 24)), at, alpha)
-        mask.paste(255, at, alpha)
+def _solder_bridge(rng: Generator, board: Picture, y: float, x: float) -> tuple[Picture, Mask]:
+    """Too much solder: a bright drop that joins neighbouring leads of a chip, and burnt flux around it."""
+    field = _blob(rng, BOARD, y, x, rng.uniform(31, 38), 0.09)
+    slope_y, slope_x = np.gradient(ndimage.gaussian_filter(26 * np.sqrt(np.clip(field, 0, 1)), 4))
+    facing = np.clip((0.7 + 0.5 * (slope_x + slope_y)) / np.sqrt(1 + slope_x**2 + slope_y**2), 0, 1)  # the lamp
+    solder, flux = 0.24 + 0.50 * facing + 0.26 * facing**16, np.clip(2 * field + 1.4, 0, 0.55)
+    return _mix(_mix(board, _rgb(0.36, 0.24, 0.09), flux), solder, np.clip(12 * field, 0, 1)), flux > 0.1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
@@ -24,6 +23,7 @@ from differnet_ray.data.model_store import Arrays, Backbone, Decision, Lineage, 
 from differnet_ray.data.storage import read_bytes
 from differnet_ray.data.tables import CALIBRATION
 from differnet_ray.errors import FitError, ImageError, StorageError
+from differnet_ray.fit_state import FitProgress, FittedCategory
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor
@@ -37,35 +37,6 @@ from differnet_ray.stages import as_tensors
 MAP_IMAGES = 16  # held-out images whose maps give the unit of a model's maps
 MAP_QUANTILE = 0.99
 LIBRARIES = ("ray", "torch", "torchvision", "FrEIA", "numpy", "scipy", "pyarrow", "Pillow")
-
-
-@dataclass(frozen=True)
-class FitProgress:
-    """How far the fit of a category is: `done` of `total` in a phase (`read`, `features`, `epochs` or `calibrate`)."""
-
-    phase: str
-    done: int
-    total: int
-    loss: float | None = None
-
-
-@dataclass(frozen=True)
-class FittedCategory:
-    """What a fit brought about.
-
-    Attributes:
-        skipped: images that could not be used: URI to reason.
-    """
-
-    category: str
-    version: str
-    n_fitted: int
-    n_held_out: int
-    skipped: dict[str, str]
-    epochs: int
-    loss: float
-    decision: Decision
-    seconds: float
 
 
 def usable_images(rows: pa.Table, size: int) -> Iterator[tuple[str, npt.NDArray[np.uint8] | str]]:
@@ -170,7 +141,16 @@ def fit_category(
         )
     )
     return FittedCategory(
-        category, version, len(chosen), len(held_out), skipped, recipe.fit.epochs, losses[-1], decision, seconds
+        version=version,
+        n_fitted=len(chosen),
+        n_held_out=len(held_out),
+        skipped=skipped,
+        epochs=recipe.fit.epochs,
+        loss=losses[-1],
+        threshold=decision.threshold,
+        target_fpr=decision.target_fpr,
+        achieved_fpr=decision.achieved_fpr,
+        seconds=seconds,
     )
 
 

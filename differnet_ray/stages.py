@@ -1,6 +1,6 @@
 """BRIDGE between Arrow and tensors: what the scoring job does to a batch of rows.
 
-    manifest rows -> FetchImages -> FETCHED -> ScoreImages -> SCORED -> MapGradients -> STAGED
+    manifest rows -> FetchImages (data/fetch.py) -> FETCHED -> ScoreImages -> SCORED -> MapGradients -> STAGED
 
 Each stage is a plain class: plain values into `__init__`, a table into `__call__`, a table of the same rows out. It knows
 no Ray. A bad image is a row with a status and a reason; a bad model raises.
@@ -9,8 +9,7 @@ no Ray. A bad image is a row with a status and a reason; a bad model raises.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal
@@ -19,11 +18,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from differnet_ray.data.images import decode
 from differnet_ray.data.model_store import Arrays, ModelStore, StoredModel
-from differnet_ray.data.storage import read_bytes
-from differnet_ray.data.tables import FETCHED, SCORED, STAGED, conform
-from differnet_ray.errors import ImageError, StorageError
+from differnet_ray.data.tables import SCORED, STAGED, extend
 from differnet_ray.model.calibration import conformal_p_values
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor
@@ -33,7 +29,6 @@ from differnet_ray.model.scoring import score_image
 from differnet_ray.model.transforms import TransformSet
 
 Maps = Literal["none", "flagged", "all"]
-FETCH_THREADS = 8  # reads wait for storage, and decoding releases the interpreter lock
 MODELS_IN_MEMORY = 4  # flows of the paper's size take 0.7 GB each
 
 
@@ -79,37 +74,6 @@ class LoadedModels:
         return LoadedModel(net.requires_grad_(False).eval().to(self.device), stored)
 
 
-class FetchImages:
-    """Reads and decodes the images that manifest rows name.
-
-    Args:
-        image_sizes: category to H of its model; rows of other categories get the status `no_model` and are not read.
-    """
-
-    def __init__(self, image_sizes: Mapping[str, int]) -> None:
-        self.image_sizes = image_sizes
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Rows of `tables.MANIFEST` -> the same rows of `tables.FETCHED`."""
-        with ThreadPoolExecutor(FETCH_THREADS) as pool:
-            fetched = list(pool.map(self._fetch, rows["uri"].to_pylist(), rows["category"].to_pylist()))
-        return _extended(rows, fetched, FETCHED)
-
-    def _fetch(self, uri: str, category: str) -> dict[str, Any]:
-        size = self.image_sizes.get(category)
-        if size is None:
-            return {"status": "no_model", "error": f"the model store has no model of category {category!r}"}
-        try:
-            image = decode(read_bytes(uri), size=size)
-        except FileNotFoundError:
-            return {"status": "missing", "error": "the file was listed, but is no longer there"}
-        except StorageError as error:
-            return {"status": "failed", "error": str(error)}
-        except ImageError as error:
-            return {"status": error.status, "error": error.reason}
-        return {"width": image.width, "height": image.height, "pixels": image.pixels.tobytes()}
-
-
 class ScoreImages:
     """Scores fetched images, eq. 5, and decides, eq. 6.
 
@@ -148,7 +112,7 @@ class ScoreImages:
         rows = rows.rename_columns({"size": "bytes"}).drop_columns(["offset", "pixels", "status", "error"])
         rows = rows.append_column("dt", pa.repeat(pa.scalar(self.dt), rows.num_rows))
         rows = rows.append_column("run_id", pa.repeat(pa.scalar(self.run_id), rows.num_rows))
-        return _extended(rows, scored, SCORED)
+        return extend(rows, scored, SCORED)
 
     def _score(self, category: str, pixels: bytes) -> dict[str, Any]:
         model = self.models[category]
@@ -199,7 +163,7 @@ class MapGradients:
             {} if pixels is None else self._map(category, pixels)
             for category, pixels in zip(rows["category"].to_pylist(), rows["pixels"].to_pylist(), strict=True)
         ]
-        return _extended(rows.drop_columns(["pixels", "peak_x", "peak_y", "area_fraction"]), mapped, STAGED)
+        return extend(rows.drop_columns(["pixels", "peak_x", "peak_y", "area_fraction"]), mapped, STAGED)
 
     def _map(self, category: str, pixels: bytes) -> dict[str, Any]:
         model = self.models[category]
@@ -232,12 +196,3 @@ def best_device() -> str:
 def _image(pixels: bytes, stored: StoredModel) -> torch.Tensor:
     size = stored.recipe.extractor.image_size
     return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(size, size, 3)
-
-
-def _extended(rows: pa.Table, extra: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows with the schema's further columns, taken from one mapping per row; what a mapping leaves out is null."""
-    added = pa.schema([schema.field(name).with_nullable(True) for name in schema.names if name not in rows.column_names])
-    new = pa.Table.from_pylist(list(extra), schema=added)
-    for name in added.names:
-        rows = rows.append_column(added.field(name), new[name])
-    return conform(rows, schema)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from differnet_ray.data.tables import SCORED_STATUSES, STATUSES
-from differnet_ray.distributed.fit import CategoryState
+from differnet_ray.fit_state import CategoryState
 
 SKIPPED_SHOWN = 5
 
@@ -39,7 +39,7 @@ def fit_table(states: Mapping[str, CategoryState]) -> str:
             rows.append([category, *[""] * 7, state.status])
             reasons.append(f"{category}: {state.error}")
         else:
-            numbers = [f"{result.loss:.3f}", f"{result.decision.threshold:.4g}", f"{result.seconds:.0f}"]
+            numbers = [f"{result.loss:.3f}", f"{result.threshold:.4g}", f"{result.seconds:.0f}"]
             images = [str(n) for n in (result.n_fitted, result.n_held_out, len(result.skipped), result.epochs)]
             rows.append([category, *images, *numbers, state.status])
     return "\n".join([table(headers, rows), *reasons])
@@ -62,15 +62,15 @@ def warn_skipped(states: Mapping[str, CategoryState]) -> None:
     for category, state in states.items():
         if state.result is None:
             continue
-        skipped, decision = state.result.skipped, state.result.decision
+        result, skipped = state.result, state.result.skipped
         for uri, reason in list(skipped.items())[:SKIPPED_SHOWN]:
             click.echo(f"WARNING: {category}: skipped {uri}: {reason}", err=True)
         if len(skipped) > SKIPPED_SHOWN:
             click.echo(f"WARNING: {category}: {len(skipped) - SKIPPED_SHOWN} more were skipped, see model.json", err=True)
-        if decision.achieved_fpr > decision.target_fpr:
+        if result.achieved_fpr > result.target_fpr:
             click.echo(
-                f"WARNING: {category}: {decision.n_images} held-out images can promise a false-alarm rate of "
-                f"{decision.achieved_fpr:.1%}, not {decision.target_fpr:.1%}: more good images would",
+                f"WARNING: {category}: {result.n_held_out} held-out images can promise a false-alarm rate of "
+                f"{result.achieved_fpr:.1%}, not {result.target_fpr:.1%}: more good images would",
                 err=True,
             )
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +22,8 @@ from differnet_ray.errors import ConfigError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_FOLDER = "ground_truth"
-_MVTEC_AD = re.compile(r"(?:.*/)?(?P<category>[^/]+)/(?P<split>train|test)/(?P<defect>[^/]+)/[^/]+")
+LONGEST_FOLDER = 255 - len("category=")  # bytes of a percent-encoded category in the name of its partition
+_MVTEC_AD = re.compile(r"(?:.*/)?(?P<category>[^/]+)/(?P<split>train|test)/(?P<defect>[^/]+)/[^/]+", re.DOTALL)
 _CATEGORY_NAME = re.compile(r"[^/\\\x00-\x1f=]{1,100}")
 _RESERVED = ("backbones",)
 
@@ -43,9 +46,10 @@ class Listing:
         return sorted(pc.unique(self.table["category"]).to_pylist())
 
     def digest(self) -> str:
-        """SHA-256 of ids, sizes and etags: changes when an image is added, removed or replaced."""
+        """SHA-256 of the rows: changes when an image is added, removed, replaced, or its path read otherwise."""
         digest = hashlib.sha256()
-        for row in zip(*(self.table[name].to_pylist() for name in ("image_id", "size", "etag")), strict=True):
+        columns = ("image_id", "size", "etag", "category", "attributes")
+        for row in zip(*(self.table[name].to_pylist() for name in columns), strict=True):
             digest.update(repr(row).encode())
         return digest.hexdigest()
 
@@ -78,7 +82,7 @@ def list_images(
     if category is not None:
         check_category(category)
     rows: dict[str, dict[str, object]] = {}
-    skipped: dict[str, int] = {}
+    skipped: dict[str, str] = {}
     unplaced: list[str] = []
     for location in locations:
         root = canonical(location)
@@ -90,7 +94,7 @@ def list_images(
         for file in files:
             reason = _not_an_image(file.uri.removeprefix(root) or name_of(root))
             if reason:
-                skipped[reason] = skipped.get(reason, 0) + 1
+                skipped[file.uri] = reason
                 continue
             images += 1
             row = _row(file, pattern, category)
@@ -111,7 +115,7 @@ def list_images(
     table = table.sort_by([("category", "ascending"), ("uri", "ascending"), ("offset", "ascending")])
     for name in pc.unique(table["category"]).to_pylist():
         check_category(name)
-    return Listing(conform(table.slice(0, limit), MANIFEST.schema), skipped)
+    return Listing(conform(table.slice(0, limit), MANIFEST.schema), dict(Counter(skipped.values())))
 
 
 def select(listing: Listing, *, categories: Sequence[str] = (), split: str | None = None, defect: str | None = None) -> Listing:
@@ -133,7 +137,8 @@ def check_category(name: str) -> None:
     Raises:
         ConfigError: the name is empty, too long, reserved, starts with `.` or `_`, or holds a slash, `=` or control character.
     """
-    if not _CATEGORY_NAME.fullmatch(name) or name[0] in "._" or name in _RESERVED:
+    fits = bool(_CATEGORY_NAME.fullmatch(name)) and len(quote(name, safe="")) <= LONGEST_FOLDER
+    if not fits or name[0] in "._" or name in _RESERVED:
         raise ConfigError(
             f"category {name!r} is not a usable name: expected 1 to 100 characters without / \\ = or control characters, "
             f"not beginning with . or _, and not {', '.join(_RESERVED)}"
@@ -141,6 +146,8 @@ def check_category(name: str) -> None:
 
 
 def _not_an_image(path: str) -> str | None:
+    if not path.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in path):
+        return "name is not UTF-8"
     parts = path.strip("/").split("/")
     if any(part.startswith(".") for part in parts):
         return "hidden"
@@ -167,10 +174,13 @@ def _row(file: StoredFile, pattern: re.Pattern[str], category: str | None) -> di
 def _compile(path_pattern: str) -> re.Pattern[str]:
     """`{line}/{category}/{name}` -> a pattern over whole paths; a name matches within one folder level."""
     names = re.findall(r"{([^{}]*)}", path_pattern)
-    if len(set(names)) != len(names) or not all(re.fullmatch(r"[A-Za-z_]\w*", name) for name in names) or not names:
+    rest = re.sub(r"{[^{}]*}", "", path_pattern)
+    valid = bool(names) and len(set(names)) == len(names) and all(name.isascii() and name.isidentifier() for name in names)
+    if not valid or "{" in rest or "}" in rest:
         raise ConfigError(
-            f"path pattern {path_pattern!r}: expected distinct names in braces, such as '{{line}}/{{date}}/{{category}}/{{name}}'"
+            f"path pattern {path_pattern!r}: expected distinct names in braces, such as "
+            "'{line}/{date}/{category}/{name}'"
         )
     parts = re.split(r"{[^{}]*}", path_pattern.strip("/"))
     regex = "".join(re.escape(text) + (f"(?P<{names[i]}>[^/]+)" if i < len(names) else "") for i, text in enumerate(parts))
-    return re.compile(r"(?:.*/)?" + regex)
+    return re.compile(r"(?:.*/)?" + regex, re.DOTALL)

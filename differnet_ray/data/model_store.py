@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -153,6 +154,7 @@ class ModelStore:
         Raises:
             ModelStoreError: there is none.
         """
+        check_category(category)
         try:
             return str(json.loads(read_bytes(join(self.uri, category, LATEST)))["version"])
         except FileNotFoundError as error:
@@ -167,7 +169,10 @@ class ModelStore:
         Raises:
             ModelStoreError: there is no such version, or its record is damaged.
         """
+        check_category(category)  # a name from outside must not lead out of the store
         version = version or self.latest(category)
+        if not re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", version):
+            raise ModelStoreError(f"{version!r} is not a version: expected YYYYMMDDTHHMMSSZ-DIGEST8, as `models list` shows")
         uri = join(self.uri, category, version, MODEL)
         try:
             record: dict[str, Any] = json.loads(read_bytes(uri))
@@ -176,6 +181,8 @@ class ModelStore:
             raise ModelStoreError(f"no version {version!r} of category {category!r}; there are: {known}") from error
         except ValueError as error:
             raise ModelStoreError(f"{uri} is damaged: not JSON ({error})") from error
+        if not isinstance(record, dict) or record.get("version") != version:
+            raise ModelStoreError(f"{uri} is damaged: expected a JSON object with version {version!r}")
         if record.get("schema_version") != SCHEMA_VERSION:
             raise ModelStoreError(f"{uri} has schema version {record.get('schema_version')!r}, expected {SCHEMA_VERSION}")
         return record
@@ -243,7 +250,7 @@ class ModelStore:
         record["version"] = version
         folder = join(self.uri, model.category, version)
         backbone_uri = join(self.uri, BACKBONES, model.backbone.file)
-        if not exists(backbone_uri):
+        if not exists(backbone_uri) or _sha256(read_bytes(backbone_uri)) != _sha256(weights):
             write_bytes(backbone_uri, weights)
         for name, data in files.items():
             write_bytes(join(folder, name), data)
@@ -307,7 +314,7 @@ def _arrays(uri: str, data: bytes) -> Arrays:
 
 
 def _contiguous(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
-    return {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
+    return {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
 
 
 def _sha256(data: bytes) -> str:

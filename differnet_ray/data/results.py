@@ -26,8 +26,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from differnet_ray.data.storage import arrow_filesystem, delete, join, list_files, name_of, read_bytes, write_bytes
-from differnet_ray.data.tables import MAPS, RUNS, SCORES, Table, conform
-from differnet_ray.errors import ConfigError, ReconciliationError, TableError
+from differnet_ray.data.tables import MAPS, RUNS, SCORES, STATUSES, Table, conform
+from differnet_ray.errors import ConfigError, ReconciliationError, StorageError, TableError
 
 ROWS_PER_GROUP = 100_000
 ROWS_PER_FILE = {"scores": 1_000_000, "maps": 4_096}  # a map of 112 x 112 takes 25 kB: about 100 MB a file
@@ -91,9 +91,12 @@ def published(output: str, run: Run) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(read_bytes(_run_uri(output, run)))
     except FileNotFoundError:
         return None
-    if record["fingerprint"] != run.fingerprint:
+    except ValueError as error:
+        raise StorageError(f"{_run_uri(output, run)} is damaged, not JSON: delete it, and the run is done again") from error
+    if not isinstance(record, dict) or record.get("fingerprint") != run.fingerprint:
         raise ConfigError(
-            f"run id {run.run_id!r} is taken by a run over other images, models or options: choose another --run-id or none"
+            f"run id {run.run_id!r} is taken by a run over other images, models or options ({_run_uri(output, run)}): choose "
+            "another --run-id or none"
         )
     return record
 
@@ -121,49 +124,35 @@ def publish(output: str, run: Run, manifest: pa.Table, libraries: Mapping[str, s
         ReconciliationError: an image has no row or two, or a row has no image; nothing is published.
     """
     filesystem, path = arrow_filesystem(staging(output, run, "rows"))
-    staged = ds.dataset(path, filesystem=filesystem, format="parquet")
+    try:
+        staged = ds.dataset(path, filesystem=filesystem, format="parquet")
+    except FileNotFoundError as error:
+        raise ReconciliationError(
+            f"run {run.run_id} staged nothing: of {manifest.num_rows} images {manifest.num_rows} have no row"
+        ) from error
     overview = staged.to_table(columns=["image_id", "category", "status"])
-    _reconcile(manifest["image_id"], overview["image_id"], run)
+    _reconcile(manifest, overview, run)
     counts = _count(overview, ["category", "status"])
-    kept: list[str] = []
-    for category in sorted({category for category, _ in counts}):
-        rows = staged.to_table(columns=SCORES.schema.names, filter=pc.field("category") == category)
-        rows = conform(rows, SCORES.schema).sort_by(
-            [("captured_at", "ascending"), ("uri", "ascending"), ("member", "ascending")]
-        )
-        kept += _write_parts(output, SCORES, run, category, [rows])
-        wanted = (pc.field("category") == category) & pc.field("gradient_map").is_valid()
-        maps = staged.scanner(columns=MAPS.schema.names, filter=wanted, batch_size=ROWS_PER_FILE["maps"]).to_batches()
-        tables = (conform(pa.table(batch), MAPS.schema).sort_by("image_id") for batch in maps)
-        kept += _write_parts(output, MAPS, run, category, tables)
-    by_category: dict[str, dict[str, int]] = {}
-    for (category, status), n in counts.items():
-        by_category.setdefault(category, {})[status] = n
-    record: dict[str, Any] = {
-        "schema_version": RUNS.version,
-        "run_id": run.run_id,
-        "dt": str(run.dt),
-        "fingerprint": run.fingerprint,
-        "listing_digest": run.listing_digest,
-        "options": dict(run.options),
-        "models": {category: version for category, (version, _) in run.models.items()},
-        "model_digests": {category: digest for category, (_, digest) in run.models.items()},
-        "libraries": dict(libraries),
-        "n_images": manifest.num_rows,
-        "counts": {status: n for (status,), n in _count(overview, ["status"]).items()},
-        "category_counts": by_category,
-        "n_maps": staged.count_rows(filter=pc.field("gradient_map").is_valid()),
-        "started_at": run.started_at.isoformat(timespec="seconds"),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    categories = sorted({category for category, _ in counts})
+    before = {
+        uri
+        for category in categories
+        for table in (SCORES, MAPS)
+        for uri in _files(_partition(output, table, run.dt, category))
     }
-    if list(record) != RUNS.schema.names:
-        raise TableError(f"the run file has the keys {list(record)}, expected {RUNS.schema.names}")
-    write_bytes(_run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
-    for category in by_category:
-        for table in (SCORES, MAPS):
-            for uri in _files(_partition(output, table, run.dt, category)):
-                if uri not in kept:
-                    delete(uri)
+    kept: list[str] = []
+    try:
+        for category in categories:
+            kept += _write_category(output, run, category, staged)
+        n_maps = staged.count_rows(filter=pc.field("gradient_map").is_valid())
+        record = _record(run, manifest.num_rows, counts, n_maps, libraries)
+        write_bytes(_run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
+    except BaseException:
+        for uri in set(kept) - before:  # readers must not find an image twice
+            delete(uri)
+        raise
+    for uri in before - set(kept):
+        delete(uri)
     delete(staging(output, run))
     return record
 
@@ -184,14 +173,58 @@ def read_table(output: str, table: Table, *, dt: date | None = None, category: s
     return conform(dataset.to_table(filter=wanted), table.schema)
 
 
-def _reconcile(expected: pa.ChunkedArray, found: pa.ChunkedArray, run: Run) -> None:
-    lost = pc.sum(pc.invert(pc.is_in(expected, value_set=found))).as_py()
-    unknown = pc.sum(pc.invert(pc.is_in(found, value_set=expected))).as_py()
+def _write_category(output: str, run: Run, category: str, staged: ds.Dataset) -> Iterator[str]:
+    rows = conform(staged.to_table(columns=SCORES.schema.names, filter=pc.field("category") == category), SCORES.schema)
+    rows = rows.sort_by([("captured_at", "ascending"), ("uri", "ascending"), ("member", "ascending")])
+    yield from _write_parts(output, SCORES, run, category, [rows])
+    wanted = (pc.field("category") == category) & pc.field("gradient_map").is_valid()
+    ids = staged.to_table(columns=["image_id"], filter=wanted)["image_id"].sort()
+    step = ROWS_PER_FILE["maps"]
+    chunks = (ids.slice(start, step).combine_chunks() for start in range(0, len(ids), step))
+    maps = (staged.to_table(columns=MAPS.schema.names, filter=pc.field("image_id").isin(chunk)) for chunk in chunks)
+    yield from _write_parts(output, MAPS, run, category, (conform(table, MAPS.schema).sort_by("image_id") for table in maps))
+
+
+def _record(
+    run: Run, n_images: int, counts: Mapping[tuple[str, ...], int], n_maps: int, libraries: Mapping[str, str]
+) -> dict[str, Any]:
+    by_status: dict[str, int] = {}
+    by_category: dict[str, dict[str, int]] = {}
+    for (category, status), n in counts.items():
+        by_status[status] = by_status.get(status, 0) + n
+        by_category.setdefault(category, {})[status] = n
+    record = {
+        "schema_version": RUNS.version,
+        "run_id": run.run_id,
+        "dt": str(run.dt),
+        "fingerprint": run.fingerprint,
+        "listing_digest": run.listing_digest,
+        "options": dict(run.options),
+        "models": {category: version for category, (version, _) in run.models.items()},
+        "model_digests": {category: digest for category, (_, digest) in run.models.items()},
+        "libraries": dict(libraries),
+        "n_images": n_images,
+        "counts": by_status,
+        "category_counts": by_category,
+        "n_maps": n_maps,
+        "started_at": run.started_at.isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if list(record) != RUNS.schema.names:
+        raise TableError(f"the run file has the keys {list(record)}, expected {RUNS.schema.names}")
+    return record
+
+
+def _reconcile(manifest: pa.Table, staged: pa.Table, run: Run) -> None:
+    expected, found = (pc.binary_join_element_wise(t["category"], t["image_id"], "/") for t in (manifest, staged))
+    lost = pc.sum(pc.invert(pc.is_in(expected, value_set=found))).as_py() or 0
+    unknown = pc.sum(pc.invert(pc.is_in(found, value_set=expected))).as_py() or 0
     repeated = len(found) - pc.count_distinct(found).as_py()
-    if lost or unknown or repeated:
+    undecided = pc.sum(pc.invert(pc.is_in(staged["status"], value_set=pa.array(STATUSES)))).as_py() or 0
+    if lost or unknown or repeated or undecided:
         raise ReconciliationError(
             f"run {run.run_id} does not reconcile and was not published: of {len(expected)} images {lost} have no row, "
-            f"{unknown} rows have no image, {repeated} rows are repeated"
+            f"{unknown} rows have no image, {repeated} rows are repeated, {undecided} have no known status"
         )
 
 

@@ -7,6 +7,7 @@ Endpoint and credentials of S3 come from the usual AWS variables, profiles and r
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -48,22 +49,25 @@ def canonical(location: str) -> str:
     """
     if location.startswith(S3):
         bucket = location.removeprefix(S3).split("/", 1)[0]
-        if not bucket or "@" in bucket:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", bucket):
             raise ConfigError(
                 "an s3:// location needs the form s3://bucket/key, without credentials in it: give those by AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, a profile or a role"
             )
         return location.rstrip("/")
     path = location.removeprefix(FILE)
-    if "://" in path or not path:
+    if not path:
+        raise ConfigError("an empty location: expected a local path or s3://bucket/key")
+    if "://" in path:
         scheme = path.split("://")[0]
         raise ConfigError(f"location of scheme {scheme!r}: expected a local path or s3://bucket/key")
-    return FILE + str(make_path_posix(os.path.abspath(os.path.expanduser(path)))).rstrip("/")
+    absolute = str(make_path_posix(os.path.abspath(os.path.expanduser(path))))
+    return FILE + "/" + absolute.strip("/")
 
 
 def join(uri: str, *parts: str) -> str:
     """The URI of something below another."""
-    return "/".join([uri.rstrip("/"), *parts])
+    return "/".join([uri.removesuffix("/"), *parts])
 
 
 def name_of(uri: str) -> str:
@@ -96,11 +100,15 @@ def write_bytes(uri: str, data: bytes) -> None:
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), prefix=".", delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
 
 
 def exists(uri: str) -> bool:
@@ -119,13 +127,26 @@ def list_files(uri: str) -> Iterator[StoredFile]:
     """
     filesystem, path = _filesystem(uri)
     with _explained("list", uri, missing_is_an_answer=True):
-        found: dict[str, dict[str, Any]] = filesystem.find(path, detail=True)
-        if not found and not filesystem.exists(path):
+        if not filesystem.exists(path):
             raise FileNotFoundError(uri)
-    scheme = S3 if uri.startswith(S3) else FILE
+        if uri.startswith(FILE):
+            yield from _walk(path)
+            return
+        found: dict[str, dict[str, Any]] = filesystem.find(path, detail=True)
     for name, info in found.items():
-        etag = info.get("ETag") or f"{int(info.get('mtime', 0) * 1e6):x}-{info['size']:x}"
-        yield StoredFile(scheme + name, int(info["size"]), str(etag).strip('"'))
+        yield StoredFile(S3 + name, int(info["size"]), str(info["ETag"]).strip('"'))
+
+
+def _walk(path: str) -> Iterator[StoredFile]:
+    def refuse(error: OSError) -> None:  # by default a folder that may not be opened is left out
+        raise error
+
+    folders = [("", [], [path])] if os.path.isfile(path) else os.walk(path, onerror=refuse)
+    for folder, _, names in folders:
+        for name in names:
+            file = os.path.join(folder, name)
+            stat = os.stat(file) if os.path.exists(file) else os.lstat(file)  # of a broken link, the link
+            yield StoredFile(FILE + file, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
 
 
 def list_folders(uri: str) -> list[str]:

@@ -7,6 +7,7 @@ the files: readers that find them twice with different types refuse the table.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -247,6 +248,8 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     Raises:
         TableError: a column is missing, unknown, null where it must not be, or of a type that does not cast safely.
     """
+    if len(set(table.column_names)) != table.num_columns:
+        raise TableError(f"a column name stands twice among {table.column_names}")
     missing = [name for name in schema.names if name not in table.column_names]
     unknown = [name for name in table.column_names if name not in schema.names]
     if missing or unknown:
@@ -262,3 +265,16 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TableError(f"column {field.name!r} has type {column.type}, expected {field.type}: {error}") from error
     return pa.table(columns, schema=schema)
+
+
+def extend(rows: pa.Table, extra: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows with the schema's further columns, taken from one mapping per row; what a mapping leaves out is null.
+
+    Raises:
+        TableError: the result does not have the schema.
+    """
+    added = pa.schema([schema.field(name).with_nullable(True) for name in schema.names if name not in rows.column_names])
+    new = pa.Table.from_pylist(list(extra), schema=added)
+    for name in added.names:
+        rows = rows.append_column(added.field(name), new[name])
+    return conform(rows, schema)

@@ -8,8 +8,8 @@ groups is given up.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,21 +26,9 @@ from differnet_ray.data.model_store import Arrays, Backbone
 from differnet_ray.data.storage import arrow_filesystem, delete, join
 from differnet_ray.distributed.resources import plan_fit, watched
 from differnet_ray.errors import ConfigError, FitError
-from differnet_ray.fit_category import FitProgress, FittedCategory, fit_category, usable_images
+from differnet_ray.fit_category import fit_category, usable_images
+from differnet_ray.fit_state import MAX_TRIES, CategoryQueue, CategoryState, FitProgress
 from differnet_ray.stages import best_device
-
-MAX_TRIES = 3
-
-
-@dataclass(frozen=True)
-class CategoryState:
-    """Where a category of a run is: `waiting`, `running`, `fitted` or `failed`."""
-
-    status: str = "waiting"
-    tries: int = 0
-    progress: FitProgress | None = None
-    result: FittedCategory | None = None
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,42 +115,6 @@ def fit_categories(job: FitJob, on_progress: Callable[[Mapping[str, CategoryStat
     if unfinished:
         raise FitError(f"the run ended without a result for {', '.join(unfinished)}: run the same command again")
     return states
-
-
-class CategoryQueue:
-    """An actor that knows who fits what, and how far it is."""
-
-    def __init__(self, categories: Sequence[str]) -> None:
-        self._states = {category: CategoryState() for category in categories}
-        self._group = ""
-
-    def lease(self, group: str) -> str | None:
-        """The next category for a worker of a group, None when nothing waits.
-
-        The first call of a new group voids the leases of the group before: its processes are dead.
-        """
-        if group != self._group:
-            self._group = group
-            for category, state in self._states.items():
-                if state.status == "running":
-                    gone = state.tries >= MAX_TRIES
-                    error = f"its process died {state.tries} times; out of memory, or an image that crashes the decoder?"
-                    self._states[category] = (
-                        replace(state, status="failed", error=error) if gone else replace(state, status="waiting")
-                    )
-        for category, state in self._states.items():
-            if state.status == "waiting":
-                self._states[category] = replace(state, status="running", tries=state.tries + 1)
-                return category
-        return None
-
-    def report(self, category: str, **changes: Any) -> None:
-        """Notes progress, a result or an error of a category."""
-        self._states[category] = replace(self._states[category], **changes)
-
-    def states(self) -> dict[str, CategoryState]:
-        """The state of every category."""
-        return self._states
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -17,14 +17,16 @@ import ray
 import ray.data
 import torch
 
+from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.manifest import Listing
 from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.results import Run, publish, staging, write_manifest
 from differnet_ray.data.storage import arrow_filesystem, delete
 from differnet_ray.distributed.resources import plan_score, watched
+from differnet_ray.distributed.status_counts import StatusCounts
 from differnet_ray.errors import DifferNetError
 from differnet_ray.fit_category import library_versions
-from differnet_ray.stages import FetchImages, MapGradients, Maps, ScoreImages, best_device
+from differnet_ray.stages import MapGradients, Maps, ScoreImages, best_device
 
 ROWS_PER_BLOCK = 16  # 16 decoded images of 448 x 448 pixels take 9.6 MB of the object store
 
@@ -191,19 +193,3 @@ class MapActor(MapGradients):
         statuses = done["status"].value_counts().to_pylist()
         self.counter.add.remote({item["values"]: item["counts"] for item in statuses})
         return done
-
-
-class StatusCounts:
-    """An actor that holds the rows done so far, by status, for people who watch. The published counts are counted from the rows."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def add(self, counts: Mapping[str, int]) -> None:
-        """Adds the rows of a batch."""
-        for status, n in counts.items():
-            self._counts[status] = self._counts.get(status, 0) + n
-
-    def counts(self) -> dict[str, int]:
-        """Status to rows."""
-        return self._counts

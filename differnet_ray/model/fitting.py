@@ -24,6 +24,8 @@ from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.flow import Flow, nll
 from differnet_ray.model.transforms import random_transforms, sampling_positions
 
+FIRST_LAYER_EPOCHS = 8  # epochs of the bank that a fixed first layer is found from
+
 
 @dataclass(frozen=True)
 class EpochStats:
@@ -98,9 +100,10 @@ def fit(flow: Flow, bank: FeatureBank, config: FitConfig) -> Iterator[EpochStats
     Raises:
         FitError: the loss is not finite; the flow is then of no use.
     """
-    device = flow.y_mean.device
-    if flow.config.standardize:
-        flow.standardize_to(bank.epoch(0).flatten(0, 1).to(device))
+    device = flow.shift.device
+    if flow.config.first_layer != "none":
+        first = [bank.epoch(e).flatten(0, 1) for e in range(min(config.fresh_epochs, FIRST_LAYER_EPOCHS))]
+        flow.fit_first_layer(torch.cat(first).to(device))
     optimizer = torch.optim.Adam(
         flow.parameters(),
         lr=config.learning_rate,
@@ -124,7 +127,7 @@ def fit(flow: Flow, bank: FeatureBank, config: FitConfig) -> Iterator[EpochStats
         if not math.isfinite(loss):
             raise FitError(
                 f"the loss became {loss} in epoch {epoch + 1} of {config.epochs} (learning rate {config.learning_rate}): "
-                "a smaller learning rate, max_grad_norm or standardize = true of the preset `fast` keep it finite"
+                "a smaller learning rate, max_grad_norm or a first_layer as in the preset `fast` keep it finite"
             )
         yield EpochStats(epoch + 1, loss, largest_norm)
     flow.requires_grad_(False)

@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 from differnet_ray.config import FlowConfig
 
+SHRINKAGE = 0.02  # of the covariance that whitens
+SMALLEST_STD = 1e-3  # of the median deviation: below it, a feature counts as one that never varies
+
 
 def soft_clamp(h: Tensor, alpha: float) -> Tensor:
     """Eq. 2: (2 alpha / pi) arctan(h / alpha), which lies in (-alpha, alpha) and has slope 2 / pi at zero.
@@ -60,13 +63,14 @@ class Flow(nn.Module):
 
     Args:
         n_features: D.
-        config: blocks, width, clamp, and whether a fixed standardisation comes first.
+        config: blocks, width, clamp, and what fixed first layer there is.
         seed: of the initial weights, drawn without PyTorch's global generator; None leaves them unset, for a state to be
             loaded.
     """
 
-    y_mean: Tensor
-    y_std: Tensor
+    shift: Tensor
+    matrix: Tensor
+    matrix_log_det: Tensor
 
     def __init__(self, n_features: int, config: FlowConfig, *, seed: int | None) -> None:
         super().__init__()
@@ -81,25 +85,46 @@ class Flow(nn.Module):
                 clamp=1.0,  # alpha is inside soft_clamp
                 clamp_activation=partial(soft_clamp, alpha=config.clamp_alpha),
             )
-        # The standardisation y -> (y - mean) / std is part of the flow, so that log_prob stays a density of y.
-        self.register_buffer("y_mean", torch.zeros(n_features))
-        self.register_buffer("y_std", torch.ones(n_features))
+        # The first layer y -> (y - shift) @ matrix is part of the flow, so that log_prob stays a density of y.
+        self.register_buffer("shift", torch.zeros(n_features))
+        self.register_buffer("matrix", torch.eye(n_features))
+        self.register_buffer("matrix_log_det", torch.zeros(()))
 
-    def standardize_to(self, y: Tensor) -> None:
-        """Sets the first, fixed layer to the mean and deviation of y (M, D); features that never vary keep deviation 1."""
-        std, mean = torch.std_mean(y, dim=0, correction=0)
-        self.y_mean.copy_(mean)
-        self.y_std.copy_(torch.where(std > 1e-6 * std.max().clamp_min(1e-12), std, torch.ones_like(std)))
+    def fit_first_layer(self, y: Tensor) -> None:
+        """Sets the fixed first layer from training features, as `first_layer` of the config says.
+
+        `standardize` divides by the deviation of each feature; `whiten` goes on to make them uncorrelated (PCA
+        whitening), with a covariance shrunk towards a multiple of the identity as Ledoit and Wolf (2004) do, by a fixed
+        share.
+
+        Args:
+            y: (M, D); features that never vary are left at their scale.
+        """
+        y = y.double()
+        shift, std = y.mean(dim=0), y.std(dim=0, correction=0)
+        matrix = torch.diag(1 / torch.where(std > SMALLEST_STD * std.median(), std, torch.ones_like(std)))
+        if self.config.first_layer == "whiten":
+            x = (y - shift) @ matrix
+            covariance = x.T @ x / len(x)
+            scale = covariance.diagonal().mean()
+            covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * scale * torch.eye(
+                len(shift), dtype=y.dtype, device=y.device
+            )
+            variances, directions = torch.linalg.eigh(covariance)
+            matrix = matrix @ (directions / variances.sqrt())
+        self.shift.copy_(shift)
+        self.matrix.copy_(matrix)
+        self.matrix_log_det.copy_(torch.linalg.slogdet(matrix).logabsdet)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Y (B, D) -> z (B, D), log |det dz/dy| (B,)."""
-        z, log_det = self.blocks((y - self.y_mean) / self.y_std)
-        return z, log_det - self.y_std.log().sum()
+        z, log_det = self.blocks((y - self.shift) @ self.matrix)
+        return z, log_det + self.matrix_log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Z (B, D) -> y (B, D), log |det dy/dz| (B,)."""
-        y, log_det = self.blocks(z, rev=True)
-        return y * self.y_std + self.y_mean, log_det + self.y_std.log().sum()
+        x, log_det = self.blocks(z, rev=True)
+        return torch.linalg.solve(self.matrix, x, left=False) + self.shift, log_det - self.matrix_log_det
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log p_Y(y), eq. 4, first line: (B, D) -> (B,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +18,12 @@ from differnet_ray.data.storage import canonical
 sys.path.insert(0, str(Path(__file__).parent))  # image_files, stored_models and staged_runs are imported by name
 
 Plant = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `fsync` return at once; that it is called has a test of its own."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -47,8 +54,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
 
     class Clock(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:
+        def now(cls, tz: Any = None) -> Any:
             return now[0].astimezone(tz)
 
     monkeypatch.setattr(model_store, "datetime", Clock)
     return now
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    """The URI of an empty place for results."""
+    return canonical(str(tmp_path / "output"))

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from differnet_ray.data.manifest import image_id
-from differnet_ray.data.results import Run, plan_run, staging
-from differnet_ray.data.tables import MANIFEST, SCORED_STATUSES, STAGED, STATUSES, conform
+from differnet_ray.data.results import Run, plan_run, publish, staging
+from differnet_ray.data.tables import MANIFEST, SCORED_STATUSES, STAGED, STATUSES, Table, conform
 
 DAY = date(2026, 1, 31)
 MAP_SHAPE = (4, 6)
+LIBRARIES = {"differnet-ray": "0.1.0", "torch": "2.11"}
 # Category names that a Hive-style path has to escape, or that a reader could take for something else.
 CATEGORIES = ("screw", "Größe 漢", "100% wool", 'it\'s "quoted"', "a+b&c#?*[x]", "a%20b", "0042")
 
@@ -98,3 +99,36 @@ def stage(output: str, run: Run, rows: pa.Table, n_files: int = 3) -> None:
     size = -(-rows.num_rows // n_files) or 1
     for part in range(n_files):
         pq.write_table(rows.slice(part * size, size), folder / f"{part}.parquet")
+
+
+SMALL = manifest_of(("100% wool", "screw"))
+
+
+def published_run(output: str, run: Run, manifest: pa.Table | None = None, **how: Any) -> dict[str, Any]:
+    """Stages one row for each image of the manifest and publishes them; returns the record of the run."""
+    manifest = SMALL if manifest is None else manifest
+    stage(output, run, scored(manifest, run, **how))
+    return publish(output, run, manifest, LIBRARIES)
+
+
+def files(output: str, *parts: str) -> dict[str, tuple[int, bytes]]:
+    """Returns every file below a folder of the output: path -> (modification time, content)."""
+    root = Path(output.removeprefix("file://"), *parts)
+    found = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def parquet(output: str, table: Table, category: str = "screw") -> Path:
+    """Returns the only file of a partition."""
+    (path,) = Path(output.removeprefix("file://"), table.name, f"dt={DAY}", f"category={category}").iterdir()
+    return path
+
+
+def by_id(table: pa.Table) -> dict[str, dict[str, Any]]:
+    """Returns image id -> row."""
+    return {row["image_id"]: row for row in table.to_pylist()}
+
+
+def parquet_files(output: str, table: Table) -> list[Path]:
+    """Returns all files of a table."""
+    return list(Path(output.removeprefix("file://"), table.name).rglob("*.parquet"))

@@ -25,7 +25,7 @@ def a_model(category: str = "screw", seed: int = 0, **changes: Any) -> StoredMod
     model = StoredModel(
         category=category,
         recipe=Recipe(
-            flow=FlowConfig(n_blocks=2, hidden=16, standardize=True),
+            flow=FlowConfig(n_blocks=2, hidden=16, clamp_alpha=1.9),
             fit=FitConfig(epochs=2, seed=seed, betas=(0.9, 0.999), max_grad_norm=None),
             calibration=CalibrationConfig(target_fpr=0.01, review_fpr=0.05),
         ),

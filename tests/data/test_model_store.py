@@ -36,7 +36,7 @@ def test_a_published_model_is_loaded_as_it_was(store: ModelStore) -> None:
     assert loaded.calibration.schema.equals(CALIBRATION.schema)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     flow=st.dictionaries(
         st.text(min_size=1, max_size=9),

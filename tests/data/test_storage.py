@@ -165,6 +165,20 @@ def test_a_file_is_replaced_whole_under_the_eyes_of_a_reader(root: str) -> None:
     assert listed(root) == {"file": len(contents[59 % 3])}
 
 
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    replace = os.replace
+
+    def replaced(source: str, target: str) -> None:
+        calls.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append("fsync"))
+    monkeypatch.setattr(os, "replace", replaced)
+    write_bytes(join(root, "file"), b"x")
+    assert calls == ["fsync", "replace"]
+
+
 def test_no_temporary_file_remains_after_a_write(root: str) -> None:
     write_bytes(join(root, "file"), b"old and longer")
     write_bytes(join(root, "file"), b"new")

@@ -1,0 +1,63 @@
+"""What all tests share: a small factory, a tiny recipe, and one real local Ray."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from differnet_ray.config import Recipe
+
+TINY = {"image_size": 64, "n_scales": 1, "n_transforms": 4, "n_blocks": 2, "hidden": 16, "epochs": 3, "fresh_epochs": 1}
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    """64 pixels, one scale, two blocks, 16 wide."""
+    return Recipe().override(**TINY, first_layer="standardize", target_fpr=0.2, review_fpr=0.4, n_rotations=2)
+
+
+def write_part(path: Path, rng: np.random.Generator, *, shade: int, defect: bool) -> None:
+    """A noisy plate of a shade, with a bright square where it has a defect."""
+    pixels = rng.normal(shade, 12, size=(80, 72, 3))
+    if defect:
+        row, column = rng.integers(10, 40, size=2)
+        pixels[row : row + 24, column : column + 24] = rng.normal(235, 4, size=(24, 24, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.fixture(scope="session")
+def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories in MVTec AD layout: 12 good images to fit on, 4 good ones and 4 with a dent to score, each."""
+    root = tmp_path_factory.mktemp("factory")
+    for category, shade in (("plate", 90), ("lid", 140)):
+        rng = np.random.default_rng(shade)
+        for i in range(12):
+            write_part(root / category / "train" / "good" / f"{i:02d}.jpg", rng, shade=shade, defect=False)
+        for i in range(4):
+            write_part(root / category / "test" / "good" / f"{i:02d}.jpg", rng, shade=shade, defect=False)
+            write_part(root / category / "test" / "dent" / f"{i:02d}.png", rng, shade=shade, defect=True)
+            mask = root / category / "ground_truth" / "dent" / f"{i:02d}_mask.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (72, 80)).save(mask)
+    return root
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A real Ray of this session: its own temporary folder and ports, no token file, stopped at the end."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")  # short: the path of a Unix socket has at most 107 characters
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

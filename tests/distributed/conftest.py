@@ -1,0 +1,19 @@
+"""Models of the small factory, fitted once through the real Ray Train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from differnet_ray.cli import run_fit
+from differnet_ray.config import Recipe
+
+
+@pytest.fixture(scope="session")
+def models(factory: Path, tiny_recipe: Recipe, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model store with both categories."""
+    folder = str(tmp_path_factory.mktemp("models"))
+    states = run_fit(str(factory), folder, (), tiny_recipe, "random")
+    assert {category: state.status for category, state in states.items()} == {"plate": "fitted", "lid": "fitted"}
+    return folder

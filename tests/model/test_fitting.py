@@ -1,0 +1,223 @@
+"""Fitting: reproducible to the bit, loss falls, features are computed once, and a fit that runs away says so."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from differnet_ray.config import FitConfig, FlowConfig, TransformConfig
+from differnet_ray.errors import FitError
+from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.fitting import EpochStats, FeatureBank, fit, split_holdout
+from differnet_ray.model.flow import Flow, nll
+
+CONFIG = FitConfig(epochs=8, fresh_epochs=2, images_per_batch=4, transforms_per_image=2, learning_rate=1e-2, max_grad_norm=1.0)
+FLOW = FlowConfig(n_blocks=2, hidden=16, first_layer="standardize")
+
+
+@pytest.fixture
+def bank(tiny_extractor: Extractor, images: Tensor) -> FeatureBank:
+    return FeatureBank(tiny_extractor, images, TransformConfig(), CONFIG)
+
+
+def fitted(bank: FeatureBank, config: FitConfig, flow_seed: int = 0) -> tuple[Flow, list[EpochStats]]:
+    flow = Flow(256, FLOW, seed=flow_seed)
+    return flow, list(fit(flow, bank, config))
+
+
+def weights(flow: Flow) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in flow.parameters()])
+
+
+def test_the_loss_falls_and_every_epoch_is_told(bank: FeatureBank) -> None:
+    _, epochs = fitted(bank, CONFIG)
+    assert [stats.epoch for stats in epochs] == list(range(1, 9))
+    for first, last in ((0, 6), (1, 7)):  # of the two fresh epochs, which the bank repeats
+        assert epochs[last].loss < epochs[first].loss - 0.05
+    assert all(math.isfinite(stats.grad_norm) and stats.grad_norm > 0 for stats in epochs)
+
+
+def test_the_fitted_flow_finds_its_images_more_likely_than_the_first_did(bank: FeatureBank) -> None:
+    flow, _ = fitted(bank, CONFIG)
+    start = Flow(256, FLOW, seed=0)
+    start.fit_first_layer(torch.cat([bank.epoch(0), bank.epoch(1)]).flatten(0, 1))
+    y = bank.epoch(1).flatten(0, 1)
+    assert flow.log_prob(y).mean() > start.log_prob(y).mean() + 10
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_extractor: Extractor, images: Tensor) -> None:
+    def run(seed: int, flow_seed: int = 0) -> tuple[Tensor, list[EpochStats]]:
+        config = replace(CONFIG, seed=seed)
+        flow, epochs = fitted(FeatureBank(tiny_extractor, images, TransformConfig(), config), config, flow_seed)
+        return weights(flow), epochs
+
+    first, epochs = run(seed=0)
+    again, epochs_again = run(seed=0)
+    assert torch.equal(first, again)
+    assert epochs == epochs_again
+    assert not torch.equal(first, run(seed=1)[0])
+    assert not torch.equal(first, run(seed=0, flow_seed=1)[0])
+
+
+def test_fitting_neither_uses_nor_changes_the_global_random_states(bank: FeatureBank) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+        first, _ = fitted(bank, CONFIG)
+        assert torch.equal(torch.get_rng_state(), torch_state)
+        np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
+        torch.manual_seed(2)
+        assert torch.equal(weights(fitted(bank, CONFIG)[0]), weights(first))
+
+
+def test_the_order_of_the_images_changes_from_epoch_to_epoch(tiny_extractor: Extractor, images: Tensor) -> None:
+    class Recorder(Flow):
+        def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(y.detach().clone())
+            return super().forward(y)
+
+    seen: list[Tensor] = []
+    config = replace(CONFIG, epochs=3, fresh_epochs=1)
+    bank = FeatureBank(tiny_extractor, images, TransformConfig(), config)
+    list(fit(Recorder(256, FLOW, seed=0), bank, config))
+    assert [len(batch) for batch in seen] == [8, 4] * 3  # six images in batches of four, two transforms each
+    epochs = [torch.cat(seen[i : i + 2]) for i in (0, 2, 4)]
+    assert all(torch.equal(e.sort(dim=0).values, epochs[0].sort(dim=0).values) for e in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[1], epochs[2])
+
+
+def test_the_loss_told_is_the_mean_over_all_samples_of_the_epoch(bank: FeatureBank) -> None:
+    config = replace(CONFIG, epochs=1, learning_rate=1e-12)  # the flow stays as it is; the last batch is a short one
+    flow, (stats,) = fitted(bank, config)
+    assert stats.loss == pytest.approx(nll(*flow(bank.epoch(0).flatten(0, 1))).mean().item(), rel=1e-5)
+
+
+def test_no_first_layer_is_set_where_none_is_asked_for(bank: FeatureBank) -> None:
+    flow = Flow(256, replace(FLOW, first_layer="none"), seed=0)
+    next(fit(flow, bank, CONFIG))
+    assert (flow.shift == 0).all()
+    assert torch.equal(flow.matrix, torch.eye(256))
+
+
+@pytest.mark.parametrize("first_layer", ["standardize", "whiten"])
+def test_the_first_layer_is_found_from_all_fresh_epochs(bank: FeatureBank, first_layer: str) -> None:
+    flow, expected = (Flow(256, replace(FLOW, first_layer=first_layer), seed=0) for _ in range(2))
+    next(fit(flow, bank, CONFIG))
+    expected.fit_first_layer(torch.cat([bank.epoch(0), bank.epoch(1)]).flatten(0, 1))
+    torch.testing.assert_close(flow.shift, expected.shift)
+    torch.testing.assert_close(flow.matrix @ flow.matrix.T, expected.matrix @ expected.matrix.T)
+
+
+def test_a_fitted_flow_asks_for_no_more_gradients(bank: FeatureBank) -> None:
+    flow, _ = fitted(bank, replace(CONFIG, epochs=1))
+    assert not any(parameter.requires_grad for parameter in flow.parameters())
+
+
+@pytest.mark.parametrize("share", [None, 0.25])
+def test_gradients_are_clipped_to_the_largest_norm_where_it_is_set(bank: FeatureBank, share: float | None) -> None:
+    # With eps far above the gradients Adam's first step is lr / eps times the (clipped) gradient.
+    config = replace(
+        CONFIG,
+        epochs=1,
+        images_per_batch=6,
+        weight_decay=0.0,
+        learning_rate=1e5,
+        eps=1e5,
+        betas=(0.0, 0.0),
+        max_grad_norm=None,
+    )
+    before = Flow(256, FLOW, seed=0)
+    (stats,) = fitted(bank, config)[1]
+    largest = None if share is None else share * stats.grad_norm
+    flow, (clipped,) = fitted(bank, replace(config, max_grad_norm=largest))
+    step = torch.linalg.vector_norm(weights(flow) - weights(before)).item()
+    assert step == pytest.approx((share or 1) * stats.grad_norm, rel=1e-2)
+    assert clipped.grad_norm == pytest.approx(stats.grad_norm, rel=1e-6)  # told as it was before clipping
+
+
+def test_weights_decay_where_asked_for(bank: FeatureBank) -> None:
+    def norm(weight_decay: float) -> float:
+        return weights(fitted(bank, replace(CONFIG, weight_decay=weight_decay, epochs=20))[0]).square().sum().item()
+
+    assert norm(0.1) < 0.99 * norm(0.0)
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit_with_its_epoch_and_learning_rate(bank: FeatureBank) -> None:
+    config = replace(CONFIG, learning_rate=1e30, max_grad_norm=None)
+    with pytest.raises(FitError, match=r"the loss became (nan|inf) in epoch \d of 8 \(learning rate 1e\+30\)"):
+        fitted(bank, config)
+
+
+def test_epochs_repeat_after_the_fresh_ones_and_differ_within(tiny_extractor: Extractor, images: Tensor) -> None:
+    config = replace(CONFIG, epochs=7, fresh_epochs=3)
+    bank = FeatureBank(tiny_extractor, images[:3], TransformConfig(brightness=0.1), config)
+    features = [bank.epoch(e) for e in range(7)]
+    assert features[0].shape == (3, 2, 256)
+    assert features[0].dtype == torch.float32
+    for e in range(7):
+        for other in range(e):
+            assert torch.equal(features[e], features[other]) == (e % 3 == other % 3)
+    again = FeatureBank(tiny_extractor, images[:3], TransformConfig(brightness=0.1), config)
+    assert torch.equal(again.epoch(5), features[5])  # whatever epochs were asked for before
+    assert not torch.equal(features[0][0], features[0][1])
+    assert not torch.equal(features[0][:, 0], features[0][:, 1])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "fresh_epochs", "extracted"),
+    [(4, 1, [1, 1, 1, 1]), (4, 2, [1, 2, 2, 2]), (4, 4, [1, 2, 3, 4]), (4, 9, [1, 2, 3, 4]), (5, 3, [1, 2, 3, 3, 3])],
+)
+def test_features_are_computed_once(
+    tiny_extractor: Extractor, images: Tensor, epochs: int, fresh_epochs: int, extracted: list[int]
+) -> None:
+    calls: list[int] = []
+    config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
+    bank = FeatureBank(tiny_extractor, images[:2], TransformConfig(), config, on_image=calls.append)
+    for epoch, n in enumerate(extracted):
+        bank.epoch(epoch)
+        assert calls == [1, 2] * n
+
+
+def test_features_that_no_later_epoch_needs_are_not_kept(tiny_extractor: Extractor, images: Tensor) -> None:
+    config = replace(CONFIG, epochs=5, fresh_epochs=3)  # epoch 2 is not seen again
+    bank = FeatureBank(tiny_extractor, images[:2], TransformConfig(), config)
+    assert bank.epoch(0) is bank.epoch(0)
+    assert bank.epoch(1) is bank.epoch(4)
+    assert bank.epoch(2) is not bank.epoch(2)
+
+
+@pytest.mark.parametrize(("epochs", "fresh_epochs"), [(3, 1), (4, 2), (6, 3)])
+def test_a_fit_computes_no_features_twice(tiny_extractor: Extractor, images: Tensor, epochs: int, fresh_epochs: int) -> None:
+    calls: list[int] = []
+    config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
+    fitted(FeatureBank(tiny_extractor, images[:2], TransformConfig(), config, on_image=calls.append), config)
+    assert calls == [1, 2] * fresh_epochs
+
+
+@given(st.integers(2, 300), st.floats(0.001, 0.999), st.integers(0, 2**63 - 1))
+def test_a_split_is_of_all_images_into_two_groups_near_the_fraction(n: int, fraction: float, seed: int) -> None:
+    fitted_on, held_out = split_holdout(n, fraction, seed)
+    assert sorted(fitted_on + held_out) == list(range(n))
+    assert fitted_on == sorted(fitted_on)
+    assert held_out == sorted(held_out)
+    assert fitted_on
+    assert held_out
+    assert abs(len(held_out) - fraction * n) <= 0.5 or len(held_out) == 1 or len(fitted_on) == 1
+    assert split_holdout(n, fraction, seed) == (fitted_on, held_out)
+
+
+def test_splits_are_drawn_from_the_seed_and_favour_no_image() -> None:
+    counts = np.zeros(20)
+    for seed in range(2000):
+        counts[split_holdout(20, 0.25, seed)[1]] += 1
+    assert counts.sum() == 5 * 2000
+    assert counts.min() > 400
+    assert counts.max() < 600
