@@ -38,7 +38,7 @@ from differnet_ray.data.manifest import check_category
 from differnet_ray.data.results import publish, published, read_table, staging, write_manifest
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, STATUSES, Table, conform
-from differnet_ray.errors import ReconciliationError, TableError
+from differnet_ray.errors import ConfigError, ReconciliationError, TableError
 
 PARTITIONS = ["100%25%20wool", "screw"]
 BOTH_TABLES = pytest.mark.parametrize("table", [SCORES, MAPS], ids=lambda table: table.name)
