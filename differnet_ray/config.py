@@ -94,7 +94,9 @@ class FitConfig:
             _require(1 <= getattr(self, key) <= 1_000_000, key, getattr(self, key), "1 to 1000000")
         for key in ("learning_rate", "eps"):
             _require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
-        _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers, 0 <= beta < 1")
+        _require(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers, 0 <= beta < 1"
+        )
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
         _require(
             self.max_grad_norm is None or self.max_grad_norm > 0,
@@ -177,7 +179,10 @@ class Recipe:
             known = sections[name].__dataclass_fields__
             for key in entries:
                 _require(key in known, f"{name} key", key, ", ".join(known))
-            parts[name] = sections[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
+            try:
+                parts[name] = sections[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
+            except TypeError as error:  # a text or a null where a number is compared
+                raise ConfigError(f"{name} = {dict(entries)!r} is not allowed: {error}") from error
         return Recipe(**parts)
 
     def override(self, **changes: Any) -> Recipe:

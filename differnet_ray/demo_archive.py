@@ -25,7 +25,6 @@ from differnet_ray.errors import ConfigError
 Plane = NDArray[np.floating[Any]]
 Picture = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
-Point = tuple[float, float]  # x, y
 Foot = tuple[int, int, int, int]  # the middle of a pad (x, y), and the way (x, y) that points outward there
 
 FABRIC, WASHER, BOARD = (512, 512), (560, 560), (540, 720)  # height, width
@@ -44,11 +43,9 @@ def make_archive(folder: Path, *, seed: int = 0, n_train: int = 40, n_test_good:
         <folder>/<category>/test/<good or kind of defect>/000.jpg
         <folder>/<category>/ground_truth/<kind of defect>/000_mask.png    8 bits, 255 on the defect
 
-    An image depends on the seed and on its own path alone, so a larger archive contains the smaller one.
-
     Args:
         folder: where to write; files of the same names are replaced.
-        seed: 0 or more; the same seed gives the same bytes.
+        seed: 0 or more; an image depends on it and on its own path alone, so a larger archive contains the smaller one.
         n_train: good images of each category to fit on.
         n_test_good: good images of each category to test on.
         n_test_defect: defective images of each of the three kinds of each category.
@@ -112,7 +109,9 @@ def _blob(rng: Generator, shape: tuple[int, int], y: float, x: float, radius: fl
     return np.asarray(1 - np.hypot(rows - y, columns - x) / radius + rough * bumps)
 
 
-def _stroke(rng: Generator, shape: tuple[int, int], start: Point, stop: Point, sag: float, width: float) -> Plane:
+def _stroke(
+    rng: Generator, shape: tuple[int, int], start: Sequence[float], stop: Sequence[float], sag: float, width: float
+) -> Plane:
     """How much of each pixel a line from `start` to `stop` (x, y) covers, drawn as by a hand: it sags and trembles."""
     t = np.linspace(0.01, 0.99, 240)
     dx, dy = stop[0] - start[0], stop[1] - start[1]
@@ -228,8 +227,7 @@ def _belt(rng: Generator) -> Picture:
 def _notch(rng: Generator, metal: Picture, cover: Plane, y: float, x: float) -> tuple[Picture, Plane, Mask]:
     """A piece broken out of the rim, with a fresh, grainy fracture along the break."""
     field = _blob(rng, WASHER, y, x, rng.uniform(32, 42), 0.10)
-    fracture = np.exp(-np.square(np.minimum(field, 0) / 0.10))
-    metal = _mix(metal, 0.78 + 0.10 * _clouds(rng, WASHER, 3), 0.85 * fracture)
+    metal = _mix(metal, 0.78 + 0.10 * _clouds(rng, WASHER, 3), 0.85 * np.exp(-np.square(np.minimum(field, 0) / 0.10)))
     return metal, cover * (1 - np.clip(30 * field + 0.5, 0, 1)), field > -0.12
 
 
@@ -274,8 +272,7 @@ class _Part(NamedTuple):
 
 
 CANVAS = (1600, 1240)  # width, height: twice the photographed scale, with a margin for the pose
-SILVER, GOLD, INK = (198, 201, 205), (216, 180, 96), (222, 227, 216)
-PARTS = (
+PARTS = (  # the three chips first
     _Part("U1", "chip", 600, 610, 155, 155, 14, 4),
     _Part("U2", "chip", 1270, 330, 80, 125, 7, 2),
     _Part("U3", "chip", 1270, 850, 80, 165, 9, 2),
@@ -284,7 +281,6 @@ PARTS = (
     *(_Part(f"R{k + 1}", "resistor", 170 + 96 * k, 1010, 22, 42) for k in range(6)),
     *(_Part(f"C{k + 2}", "ceramic", 860 + 92 * (k % 2), 1060 - 870 * (k // 2), 24, 42) for k in range(4)),
 )
-CHIPS = PARTS[:3]
 
 
 def _around(x: int, y: int, w: int, h: int) -> tuple[int, int, int, int]:
@@ -297,7 +293,7 @@ def _bare_board() -> tuple[Image.Image, Image.Image]:
     """The board before its parts are placed, and the same with its green lacquer scraped off."""
     traces = Image.new("L", CANVAS)
     draw = ImageDraw.Draw(traces)
-    hub, second, third = (chip.feet() for chip in CHIPS)
+    hub, second, third = (chip.feet() for chip in PARTS[:3])
     for k, ((x, y, *_), (to_x, to_y, *_)) in enumerate(zip(hub[14:28], second[:7] + third[:7], strict=True)):
         bend = x + 34 + 13 * min(k, 13 - k)  # staggered, so that the slanted runs keep their distance
         draw.line([(x, y), (bend, y), (bend + abs(to_y - y), to_y), (to_x, to_y)], 255, 8)
@@ -307,22 +303,21 @@ def _bare_board() -> tuple[Image.Image, Image.Image]:
     for x, y, a, b in hub[28:] + [foot for part in PARTS[1:] for foot in part.feet()]:
         vias.append((x + 44 * a, y + (70 if len(vias) % 2 else 44) * b))
         draw.line([(x, y), vias[-1]], 255, 10)
-    plane = traces.filter(ImageFilter.GaussianBlur(5)).point([255] * 12 + [0] * 244)  # of the ground, clear of the traces
-    copper = ImageChops.lighter(traces, plane)
+    ground = traces.filter(ImageFilter.GaussianBlur(5)).point([255] * 12 + [0] * 244)  # a plane that keeps clear of the traces
+    copper = ImageChops.lighter(traces, ground)
     relief = copper.filter(ImageFilter.GaussianBlur(2)).filter(ImageFilter.EMBOSS).point([v // 6 for v in range(256)])
-    board = ImageOps.colorize(copper, (14, 74, 50), (30, 112, 72))
-    board = ImageChops.add(board, Image.merge("RGB", [relief] * 3), 1, -21)
+    board = ImageChops.add(ImageOps.colorize(copper, (14, 74, 50), (30, 112, 72)), Image.merge("RGB", [relief] * 3), 1, -21)
     draw = ImageDraw.Draw(board)
     for via in vias:
-        draw.circle(via, 13, (20, 24, 20), GOLD, 7)
+        draw.circle(via, 13, (20, 24, 20), (216, 180, 96), 7)
     for part in PARTS:
         for x, y, a, _ in part.feet():
             pad = ((23, 8) if a else (8, 23)) if part.pins else (part.w + 4, 22)
-            draw.rounded_rectangle(_around(x, y, *pad), 4, SILVER, (150, 152, 150), 2)
+            draw.rounded_rectangle(_around(x, y, *pad), 4, (198, 201, 205), (150, 152, 150), 2)
         if part.pins:
-            draw.rectangle(_around(part.x, part.y, part.w - 8, part.h - 8), None, INK, 3)
+            draw.rectangle(_around(part.x, part.y, part.w - 8, part.h - 8), None, (222, 227, 216), 3)
         at = (part.x - part.w - 44, part.y - part.h - 44) if part.pins else (part.x + part.w + 10, part.y - 12)
-        draw.text(at, part.label, INK, ImageFont.load_default(30 if part.pins else 24))
+        draw.text(at, part.label, (222, 227, 216), ImageFont.load_default(30 if part.pins else 24))
     return board, ImageOps.colorize(copper, (176, 178, 132), (205, 138, 92))
 
 
@@ -330,11 +325,10 @@ def _bare_board() -> tuple[Image.Image, Image.Image]:
 def _sprite(part: _Part) -> Image.Image:
     """A part with its leads and its shadow, RGBA, centered."""
     w, h, x, y = part.w, part.h, part.w + 60, part.h + 60
-    image = Image.new("RGBA", (2 * x, 2 * y))
-    draw = ImageDraw.Draw(image)
+    draw = ImageDraw.Draw(image := Image.new("RGBA", (2 * x, 2 * y)))
     if part.look == "chip":
-        for foot_x, foot_y, a, _ in part.feet():
-            lead = _around(x + foot_x - part.x, y + foot_y - part.y, *((20, 6) if a else (6, 20)))
+        for foot_x, foot_y, a, _ in part._replace(x=x, y=y).feet():
+            lead = _around(foot_x, foot_y, *((20, 6) if a else (6, 20)))
             draw.rounded_rectangle(lead, 3, (228, 230, 233), (128, 130, 134))
         draw.rounded_rectangle(_around(x, y, w, h), 6, (42, 42, 46), (72, 72, 78), 3)
         draw.circle((x - w + 28, y - h + 28), 10, (24, 24, 27))
@@ -342,11 +336,11 @@ def _sprite(part: _Part) -> Image.Image:
         draw.circle((x, y), w, (200, 204, 208), (150, 154, 160), 10)
         draw.chord(_around(x, y, w - 10, h - 10), 130, 230, (45, 45, 52))
     else:
-        colour = {"crystal": (188, 192, 196), "resistor": (36, 36, 40), "ceramic": (176, 142, 102)}[part.look]
+        middle = {"crystal": (188, 192, 196), "resistor": (36, 36, 40), "ceramic": (176, 142, 102)}[part.look]
         draw.rounded_rectangle(_around(x, y, w, h), 4, (216, 218, 220), (150, 150, 150), 3)
-        draw.rectangle(_around(x, y, w, h - 18), colour)
-    text = {"chip": f"DR-{part.label}70\n2608", "can": "100\n16V", "resistor": "103"}.get(part.look, "")
-    draw.text((x, y), text, (150, 152, 156), ImageFont.load_default(34 if w > 60 else 22), "mm", align="center")
+        draw.rectangle(_around(x, y, w, h - 18), middle)
+    marking = {"chip": f"DR-{part.label}70\n2608", "can": "100\n16V", "resistor": "103"}.get(part.look, "")
+    draw.text((x, y), marking, (150, 152, 156), ImageFont.load_default(34 if w > 60 else 22), "mm", align="center")
     shadow = Image.new("RGBA", image.size)
     shadow.paste((0, 0, 0, 150), (7, 9), image.getchannel("A"))
     return Image.alpha_composite(shadow.filter(ImageFilter.GaussianBlur(6)), image)
@@ -355,7 +349,7 @@ def _sprite(part: _Part) -> Image.Image:
 def _board(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
     """The populated board: parts placed within the machine's tolerance, photographed a little off center."""
     bare, scraped = _bare_board()
-    board, hit, chip = bare.copy(), Image.new("L", CANVAS), CHIPS[flaw.integers(len(CHIPS))]
+    board, hit, chip = bare.copy(), Image.new("L", CANVAS), PARTS[flaw.integers(3)]
     if kind == "scratch":  # before assembly: the parts lie over it
         ends = (865, flaw.uniform(330, 480)), (1055, flaw.uniform(780, 900))
         hit = Image.fromarray((255 * _stroke(flaw, CANVAS[::-1], *ends, flaw.uniform(-50, 50), 14)).astype(np.uint8))
@@ -368,19 +362,18 @@ def _board(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
         if not missing:
             board.paste(sprite, at, sprite)
     turn, (dx, dy) = rng.uniform(-0.002, 0.002), rng.uniform(-3, 3, 2)
-    pose = (2.0, -2 * turn, dx + 80, 2 * turn, 2.0, dy + 80)
+    pose = (2.0, -2 * turn, dx + 80, 2 * turn, 2.0, dy + 80)  # the canvas has two pixels for one of the photograph
     view = BOARD[::-1], Image.Transform.AFFINE, pose, Image.Resampling.BILINEAR
     picture: Picture = np.asarray(board.transform(*view), np.float32).transpose(2, 0, 1) / 255
     mask = np.asarray(hit.transform(*view)) > 40
     if kind == "solder_bridge":
-        x, y, *_ = chip.feet()[flaw.integers(2, 2 * chip.pins - 2)]
-        picture, mask = _solder_bridge(flaw, picture, (y - 80) / 2, (x - 80) / 2)
+        picture, mask = _solder_bridge(flaw, picture, chip.feet()[flaw.integers(2, 2 * chip.pins - 2)])
     return picture, mask
 
 
-def _solder_bridge(rng: Generator, board: Picture, y: float, x: float) -> tuple[Picture, Mask]:
+def _solder_bridge(rng: Generator, board: Picture, foot: Foot) -> tuple[Picture, Mask]:
     """Too much solder: a bright drop that joins neighbouring leads of a chip, and burnt flux around it."""
-    field = _blob(rng, BOARD, y, x, rng.uniform(31, 38), 0.09)
+    field = _blob(rng, BOARD, (foot[1] - 80) / 2, (foot[0] - 80) / 2, rng.uniform(31, 38), 0.09)
     slope_y, slope_x = np.gradient(ndimage.gaussian_filter(26 * np.sqrt(np.clip(field, 0, 1)), 4))
     facing = np.clip((0.7 + 0.5 * (slope_x + slope_y)) / np.sqrt(1 + slope_x**2 + slope_y**2), 0, 1)  # the lamp
     solder, flux = 0.24 + 0.50 * facing + 0.26 * facing**16, np.clip(2 * field + 1.4, 0, 0.55)

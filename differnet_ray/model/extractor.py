@@ -96,7 +96,7 @@ def load_backbone_weights(source: str | None, *, seed: int = 0) -> tuple[dict[st
         return _random_weights(seed), f"{RANDOM}-seed{seed}"
     if source is None:
         try:
-            state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+            state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as error:  # urllib, socket, hash and file errors: all mean that the weights are not to be had
             raise WeightsError(
                 f"torchvision could not load its pretrained AlexNet weights ({type(error).__name__}: {error}). Give a "
@@ -131,8 +131,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         # torch raises pickle.UnpicklingError for files that hold more than tensors; importing pickle just to name it
         # would be the only use of pickle in this package.
         raise WeightsError(f"backbone weights {path}: holds more than tensors, refused ({type(error).__name__})") from error
-    if not isinstance(state, dict):
-        raise WeightsError(f"backbone weights {path}: expected a dict of tensors, found {type(state).__name__}")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise WeightsError(f"backbone weights {path}: expected a dict of tensors by name, found {type(state).__name__}")
     return state
 
 
@@ -150,6 +150,9 @@ def _features_only(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor
 
 
 def _check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for key in found:
+        if key not in expected:
+            raise WeightsError(f"key {key!r} is unknown: expected AlexNet's {len(expected)} convolutional tensors")
     for key, value in expected.items():
         if key not in found:
             raise WeightsError(f"key {key!r} is missing: expected AlexNet's {len(expected)} convolutional tensors")

@@ -21,7 +21,7 @@ from differnet_ray.model.transforms import apply_transforms, rotate_back
 def gradient_map(model: DifferNet, image: Tensor, config: MapConfig) -> Tensor:
     """The gradient map of one image, averaged over rotations, each map rotated back.
 
-    A pixel that a rotation pushes out of the image is averaged over the rotations that show it.
+    A pixel that a rotation pushes out of the image is averaged over the rotations that show it, and zero if none does.
 
     Args:
         model: a fitted model.
@@ -44,7 +44,7 @@ def gradient_map(model: DifferNet, image: Tensor, config: MapConfig) -> Tensor:
         maps, visible = rotate_back(input_gradient(model, model.extractor.normalize(copies), config.sigma), part)
         total += maps.sum(dim=0)
         shown += visible.sum(dim=0)
-    return avg_pool2d((total / shown)[None], config.downsample)[0]
+    return avg_pool2d((total / shown.clamp_min(1))[None], config.downsample)[0]
 
 
 def input_gradient(model: DifferNet, x: Tensor, sigma: float) -> Tensor:

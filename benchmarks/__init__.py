@@ -1,0 +1,1 @@
+"""Every speed figure that a document quotes, as a command: `make bench`."""
