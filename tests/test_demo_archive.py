@@ -83,7 +83,7 @@ def test_image_differs_from_its_defect_free_twin_in_the_mask_and_not_away_from_i
     change = np.abs(np.asarray(bad, np.int16) - np.asarray(good, np.int16)).max(axis=-1)
     assert np.mean(change[mask] > 8) > 0.6  # of the marked pixels look clearly different
     reach = ndimage.binary_dilation(mask, iterations=12)  # lens blur, and the soft shadow of a part
-    assert change[~reach].max() <= 2
+    assert change[~reach].max() <= 3
 
 
 @pytest.mark.parametrize("name", ["seed", "n_train", "n_test_good", "n_test_defect"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from differnet_ray.config import ExtractorConfig, FlowConfig, TransformConfig
@@ -11,6 +12,9 @@ from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor, load_backbone_weights
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.transforms import fixed_transforms
+
+settings.register_profile("shared machine", deadline=None)  # a slow example is no failure where the cores are shared
+settings.load_profile("shared machine")
 
 TINY_EXTRACTOR = ExtractorConfig(image_size=64, n_scales=1)
 TINY_FLOW = FlowConfig(n_blocks=2, hidden=16)

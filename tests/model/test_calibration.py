@@ -89,6 +89,16 @@ def test_no_smaller_threshold_would_keep_the_promise(values: set[int], target_fp
     assert Fraction(with_one_more + 1, n + 1) > Fraction(target_fpr).limit_denominator(1000)
 
 
+def test_rates_that_the_images_can_just_guarantee_are_reached_whatever_rounding_does() -> None:
+    for n in range(1, 150):
+        known = np.arange(float(n))
+        for flagged in range(1, n + 1):
+            threshold = conformal_threshold(known, flagged / (n + 1))
+            assert threshold.achieved_fpr == flagged / (n + 1)
+            assert threshold.guaranteed
+            assert (known >= threshold.value).sum() == flagged - 1
+
+
 @given(scores, rates)
 def test_an_image_exactly_at_the_order_statistic_is_not_flagged_and_one_just_above_is(known: Floats, target_fpr: float) -> None:
     theta = conformal_threshold(known, target_fpr).value

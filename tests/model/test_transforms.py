@@ -78,6 +78,7 @@ def test_factors_of_the_fixed_set_fill_their_ranges() -> None:
         assert 1 - half_width < min(factors) < 1 - 0.99 * half_width
         assert 1 + 0.99 * half_width < max(factors) < 1 + half_width
         assert np.mean(factors) == pytest.approx(1, abs=0.01)
+    assert np.abs(np.corrcoef([LARGEST.angles, LARGEST.brightness, LARGEST.contrast]) - np.eye(3)).max() < 0.02
 
 
 def test_without_ranges_all_factors_are_exactly_one() -> None:
