@@ -250,7 +250,7 @@ def run_score(
     from differnet_ray.distributed.score import ScoreJob, models_in_use, score_archive
     from differnet_ray.progress import Reporter
 
-    in_use, image_sizes = models_in_use(models, listing.categories, versions or {})
+    in_use, image_sizes = models_in_use(models, listing.categories, versions or {}, n_transforms)
     if not in_use:
         raise ConfigError(
             f"{models} has no model of any category of the images ({', '.join(listing.categories)}): run fit first"

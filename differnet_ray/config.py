@@ -206,17 +206,17 @@ class Recipe:
 PRESETS: dict[str, Recipe] = {
     "paper": Recipe(),
     "fast": Recipe(
-        transforms=TransformConfig(n_transforms=16),
-        flow=FlowConfig(hidden=256, first_layer="whiten"),
-        fit=FitConfig(epochs=48, fresh_epochs=2, betas=(0.9, 0.999), eps=1e-8, learning_rate=5e-4, max_grad_norm=1.0),
+        transforms=TransformConfig(n_transforms=8),
+        flow=FlowConfig(hidden=256, first_layer="standardize"),
+        fit=FitConfig(epochs=32, fresh_epochs=2, betas=(0.9, 0.999), eps=1e-8, learning_rate=5e-4, max_grad_norm=1.0),
         maps=MapConfig(n_rotations=4),
     ),
     "demo": Recipe(
         extractor=ExtractorConfig(image_size=256),
         transforms=TransformConfig(n_transforms=8),
         flow=FlowConfig(n_blocks=4, hidden=128, first_layer="whiten"),
-        fit=FitConfig(epochs=60, fresh_epochs=2, betas=(0.9, 0.999), eps=1e-8, learning_rate=1e-3, max_grad_norm=1.0),
-        calibration=CalibrationConfig(target_fpr=0.05, review_fpr=0.1),
+        fit=FitConfig(epochs=6, fresh_epochs=6, betas=(0.9, 0.999), eps=1e-8, learning_rate=2e-4, max_grad_norm=1.0),
+        calibration=CalibrationConfig(holdout_fraction=0.35, target_fpr=0.05, review_fpr=0.1),
         maps=MapConfig(n_rotations=4),
     ),
 }

@@ -53,14 +53,19 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
     (folder / MARKER).write_text("Made by `differnet-ray demo`, which replaces what is here.\n", encoding="utf-8")
 
     click.secho(f"1. An archive of images of three products: {archive}", bold=True)
-    make_archive(Path(archive), **({"n_train": 24, "n_test_good": 8, "n_test_defect": 4} if fast else {}))
+    images = (
+        {"n_train": 24, "n_test_good": 8, "n_test_defect": 3}
+        if fast
+        else {"n_train": 60, "n_test_good": 12, "n_test_defect": 6}
+    )
+    make_archive(Path(archive), **images)
     listing = list_images([archive])
     n_train = select(listing, split="train").table.num_rows
     click.echo(f"   {n_train} good images to learn from, {listing.table.num_rows - n_train} to score\n")
 
     with cluster():
         click.secho("2. Fit a flow per category on the good images (Ray Train)", bold=True)
-        recipe = preset("demo").override(epochs=10 if fast else None)
+        recipe = preset("demo").override(epochs=3 if fast else None)
         click.echo(fit_table(run_fit(archive, models, (), recipe, backbone_weights or _weights_at_hand())) + "\n")
 
         click.secho("3. Score the archive into Parquet (Ray Data)", bold=True)

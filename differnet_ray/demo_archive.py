@@ -352,7 +352,7 @@ def _board(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
     board, hit, chip = bare.copy(), Image.new("L", CANVAS), PARTS[flaw.integers(3)]
     if kind == "scratch":  # before assembly: the parts lie over it
         ends = (865, flaw.uniform(330, 480)), (1055, flaw.uniform(780, 900))
-        hit = Image.fromarray((255 * _stroke(flaw, CANVAS[::-1], *ends, flaw.uniform(-50, 50), 14)).astype(np.uint8))
+        hit = Image.fromarray((255 * _stroke(flaw, CANVAS[::-1], *ends, flaw.uniform(-50, 50), 34)).astype(np.uint8))
         board.paste(scraped, mask=hit)
     for part in PARTS:
         sprite, (dx, dy) = _sprite(part), rng.uniform(-1, 1, 2)
@@ -361,7 +361,7 @@ def _board(kind: str, rng: Generator, flaw: Generator) -> tuple[Picture, Mask]:
         hit.paste(255 * missing, at, sprite)
         if not missing:
             board.paste(sprite, at, sprite)
-    turn, (dx, dy) = rng.uniform(-0.002, 0.002), rng.uniform(-3, 3, 2)
+    turn, (dx, dy) = rng.uniform(-0.001, 0.001), rng.uniform(-1.5, 1.5, 2)
     pose = (2.0, -2 * turn, dx + 80, 2 * turn, 2.0, dy + 80)  # the canvas has two pixels for one of the photograph
     view = BOARD[::-1], Image.Transform.AFFINE, pose, Image.Resampling.BILINEAR
     picture: Picture = np.asarray(board.transform(*view), np.float32).transpose(2, 0, 1) / 255

@@ -24,7 +24,7 @@ from differnet_ray.data.results import Run, publish, staging, write_manifest
 from differnet_ray.data.storage import arrow_filesystem, delete
 from differnet_ray.distributed.resources import plan_score, watched
 from differnet_ray.distributed.status_counts import StatusCounts
-from differnet_ray.errors import DifferNetError
+from differnet_ray.errors import ConfigError, DifferNetError
 from differnet_ray.fit_category import library_versions
 from differnet_ray.stages import MapGradients, Maps, ScoreImages, best_device
 
@@ -65,7 +65,7 @@ class ScoreProgress:
 
 
 def models_in_use(
-    models: str, categories: list[str], chosen: Mapping[str, str]
+    models: str, categories: list[str], chosen: Mapping[str, str], n_transforms: int | None = None
 ) -> tuple[dict[str, tuple[str, str]], dict[str, int]]:
     """What the models of some categories are.
 
@@ -73,13 +73,22 @@ def models_in_use(
         models: canonical URI of the model store.
         categories: of the archive; those without a model are left out.
         chosen: category to version, where it is not the latest.
+        n_transforms: how many transforms each must have; any number if None.
 
     Returns:
         Category to (version, digest), and category to image size in pixels.
+
+    Raises:
+        ConfigError: a model has fewer transforms.
+        ModelStoreError: a chosen version is not there.
     """
     store = ModelStore(models)
     known = set(store.categories()) | set(chosen)
     records = {category: store.record(category, chosen.get(category)) for category in categories if category in known}
+    for category, record in records.items():
+        known_transforms = len(record["transforms"]["angles"])
+        if n_transforms is not None and n_transforms > known_transforms:
+            raise ConfigError(f"--transforms {n_transforms}: the model of {category!r} has {known_transforms}")
     return (
         {category: (record["version"], record["digest"]) for category, record in records.items()},
         {category: record["recipe"]["extractor"]["image_size"] for category, record in records.items()},

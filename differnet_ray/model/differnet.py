@@ -46,12 +46,18 @@ class DifferNet(nn.Module):
 
         Returns:
             float32 (T, D) on the model's device, without gradient.
+
+        Raises:
+            ValueError: the model does not have so many transforms.
         """
-        transforms = self.transforms.first(n_transforms or len(self.transforms))
+        n = len(self.transforms) if n_transforms is None else n_transforms
+        if not 1 <= n <= len(self.transforms):
+            raise ValueError(f"n_transforms = {n}: the model has {len(self.transforms)} transforms")
+        transforms = self.transforms.first(n)
         return transformed_features(self.extractor, image, transforms, self.positions[: len(transforms)])
 
     def forward(self, image: Tensor, n_transforms: int | None = None) -> tuple[Tensor, Tensor]:
-        """Z (T, D) and log det (T,) of the first n transforms of an image, uint8 (H, W, 3)."""
+        """Latent z (T, D) and log det (T,) of the first n transforms of an image, uint8 (H, W, 3)."""
         z, log_det = self.flow(self.features(image, n_transforms))
         return z, log_det
 

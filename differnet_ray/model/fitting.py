@@ -101,9 +101,11 @@ def fit(flow: Flow, bank: FeatureBank, config: FitConfig) -> Iterator[EpochStats
         FitError: the loss is not finite; the flow is then of no use.
     """
     device = flow.shift.device
+    first: list[Tensor] = []
     if flow.config.first_layer != "none":
-        first = [bank.epoch(e).flatten(0, 1) for e in range(min(config.fresh_epochs, FIRST_LAYER_EPOCHS))]
-        flow.fit_first_layer(torch.cat(first).to(device))
+        n_first = min(config.epochs, config.fresh_epochs, FIRST_LAYER_EPOCHS)
+        first = [bank.epoch(e) for e in range(n_first)]
+        flow.fit_first_layer(torch.cat(first).flatten(0, 1).to(device))
     optimizer = torch.optim.Adam(
         flow.parameters(),
         lr=config.learning_rate,
@@ -112,7 +114,7 @@ def fit(flow: Flow, bank: FeatureBank, config: FitConfig) -> Iterator[EpochStats
         weight_decay=config.weight_decay,
     )
     for epoch in range(config.epochs):
-        features = bank.epoch(epoch).to(device)
+        features = (first[epoch] if epoch < len(first) else bank.epoch(epoch)).to(device)
         order = torch.from_numpy(np.random.default_rng([config.seed, epoch, 1]).permutation(len(features)))
         total, largest_norm = 0.0, 0.0
         for chosen in order.to(device).split(config.images_per_batch):

@@ -117,17 +117,17 @@ class Flow(nn.Module):
         self.matrix_log_det.copy_(torch.linalg.slogdet(matrix).logabsdet)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Y (B, D) -> z (B, D), log |det dz/dy| (B,)."""
+        """Maps y (B, D) to z (B, D) and log |det dz/dy| (B,)."""
         z, log_det = self.blocks((y - self.shift) @ self.matrix)
         return z, log_det + self.matrix_log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Z (B, D) -> y (B, D), log |det dy/dz| (B,)."""
+        """Maps z (B, D) back to y (B, D) and log |det dy/dz| (B,)."""
         x, log_det = self.blocks(z, rev=True)
         return torch.linalg.solve(self.matrix, x, left=False) + self.shift, log_det - self.matrix_log_det
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """Log p_Y(y), eq. 4, first line: (B, D) -> (B,)."""
+        """The density log p_Y(y), eq. 4, first line: (B, D) -> (B,)."""
         z, log_det = self(y)
         log_prob: Tensor = -0.5 * z.square().sum(dim=1) - 0.5 * self.n_features * math.log(2 * math.pi) + log_det
         return log_prob

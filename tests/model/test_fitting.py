@@ -121,26 +121,50 @@ def test_a_fitted_flow_asks_for_no_more_gradients(bank: FeatureBank) -> None:
     assert not any(parameter.requires_grad for parameter in flow.parameters())
 
 
+def steep_flow() -> Flow:
+    """Large weights on raw features: the norm of the gradient is well above one."""
+    flow = Flow(256, replace(FLOW, first_layer="none"), seed=0)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.mul_(2)
+    return flow
+
+
 @pytest.mark.parametrize("share", [None, 0.25])
 def test_gradients_are_clipped_to_the_largest_norm_where_it_is_set(bank: FeatureBank, share: float | None) -> None:
     # With eps far above the gradients Adam's first step is lr / eps times the (clipped) gradient.
     config = replace(
-        CONFIG,
-        epochs=1,
-        images_per_batch=6,
-        weight_decay=0.0,
-        learning_rate=1e5,
-        eps=1e5,
-        betas=(0.0, 0.0),
-        max_grad_norm=None,
+        CONFIG, epochs=1, images_per_batch=6, weight_decay=0.0, learning_rate=1e5, eps=1e5, betas=(0.0, 0.0), max_grad_norm=None
     )
-    before = Flow(256, FLOW, seed=0)
-    (stats,) = fitted(bank, config)[1]
+    (stats,) = fit(steep_flow(), bank, config)
+    assert stats.grad_norm > 2
     largest = None if share is None else share * stats.grad_norm
-    flow, (clipped,) = fitted(bank, replace(config, max_grad_norm=largest))
-    step = torch.linalg.vector_norm(weights(flow) - weights(before)).item()
+    flow = steep_flow()
+    (clipped,) = fit(flow, bank, replace(config, max_grad_norm=largest))
+    step = torch.linalg.vector_norm(weights(flow) - weights(steep_flow())).item()
     assert step == pytest.approx((share or 1) * stats.grad_norm, rel=1e-2)
     assert clipped.grad_norm == pytest.approx(stats.grad_norm, rel=1e-6)  # told as it was before clipping
+
+
+def test_the_gradient_norm_told_is_the_largest_of_the_epoch(bank: FeatureBank) -> None:
+    batches: list[Tensor] = []
+
+    class Recorder(Flow):
+        def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+            batches.append(y)
+            return super().forward(y)
+
+    still = replace(CONFIG, seed=1, epochs=1, images_per_batch=1, learning_rate=1e-12)  # the flow stays as it is
+    flow = Recorder(256, FLOW, seed=0)
+    (stats,) = fit(flow, bank, still)
+    flow.requires_grad_(True)
+    norms = []
+    for batch in list(batches):
+        gradients = torch.autograd.grad(nll(*flow(batch)).mean(), list(flow.parameters()))
+        norms.append(torch.cat([g.flatten() for g in gradients]).norm().item())
+    assert len(norms) == 6
+    assert max(norms) > 1.01 * norms[-1]
+    assert stats.grad_norm == pytest.approx(max(norms), rel=1e-4)
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.05])
