@@ -60,4 +60,4 @@ def test_the_demo_finds_the_planted_defects(tmp_path: Path) -> None:
     assert list((tmp_path / "demo" / "overlays").glob("*.png"))
     metrics = json.loads((tmp_path / "demo" / "results" / "evaluation" / "metrics.json").read_text())
     assert len(metrics) == 3
-    assert sum(found["auroc"] for found in metrics.values()) / 3 > 0.6  # few images, one epoch each: the full demo has 0.95
+    assert sum(found["auroc"] for found in metrics.values()) / 3 > 0.6  # few images and epochs: the full demo has 0.95 and more
