@@ -109,14 +109,18 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """How thresholds are found on held-out defect-free images."""
+    """How thresholds are found on defect-free images that the flow has not seen: held out, or cross-fitted where few."""
 
     holdout_fraction: float = 0.2  # share of the good images that the flow never sees
+    cross_fit_below: int = 50  # fewer usable images are cross-fitted: all of them calibrate, at the cost of folds + 1 fits
+    folds: int = 5  # of cross-fitting; 0: always hold out
     target_fpr: float = 0.01  # share of good images at or above the threshold
     review_fpr: float = 0.05  # share of good images at or above the review threshold
 
     def __post_init__(self) -> None:
         _require(0 < self.holdout_fraction < 1, "holdout_fraction", self.holdout_fraction, "0 < fraction < 1")
+        _require(0 <= self.cross_fit_below <= 1_000_000, "cross_fit_below", self.cross_fit_below, "0 to 1000000")
+        _require(self.folds == 0 or 2 <= self.folds <= 100, "folds", self.folds, "0 for never, or 2 to 100")
         _require(0 < self.target_fpr < 1, "target_fpr", self.target_fpr, "0 < target_fpr < 1")
         _require(self.target_fpr <= self.review_fpr < 1, "review_fpr", self.review_fpr, "target_fpr <= review_fpr < 1")
 
@@ -216,7 +220,7 @@ PRESETS: dict[str, Recipe] = {
         transforms=TransformConfig(n_transforms=8),
         flow=FlowConfig(n_blocks=4, hidden=128, first_layer="whiten"),
         fit=FitConfig(epochs=6, fresh_epochs=6, betas=(0.9, 0.999), eps=1e-8, learning_rate=2e-4, max_grad_norm=1.0),
-        calibration=CalibrationConfig(holdout_fraction=0.35, target_fpr=0.05, review_fpr=0.1),
+        calibration=CalibrationConfig(holdout_fraction=0.35, folds=0, target_fpr=0.05, review_fpr=0.1),
         maps=MapConfig(n_rotations=4),
     ),
 }

@@ -29,23 +29,28 @@ class FittedCategory:
     Attributes:
         version: in the model store.
         n_fitted: good images that the flow was fitted on.
-        n_held_out: good images that the threshold was found on.
+        n_calibrated, method: good images that the threshold was found on, `held out` or `cross-fitted`.
         skipped: images that could not be used: URI to reason.
         loss: of the last epoch.
         threshold: a score at or over it is anomalous.
         target_fpr: false-alarm rate asked for.
-        achieved_fpr: the rate that the held-out images can guarantee.
+        achieved_fpr: the rate that so many images can guarantee.
+        extrapolated: whether the threshold is that of a fitted tail, for a rate below the achieved one.
+        statement: what the threshold rests on, for people.
     """
 
     version: str
     n_fitted: int
-    n_held_out: int
+    n_calibrated: int
+    method: str
     skipped: dict[str, str]
     epochs: int
     loss: float
     threshold: float
     target_fpr: float
     achieved_fpr: float
+    extrapolated: bool
+    statement: str
     seconds: float
 
 

@@ -79,6 +79,11 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("fit", "seed", 2**63),
     ("calibration", "holdout_fraction", 0.0),
     ("calibration", "holdout_fraction", 1.0),
+    ("calibration", "cross_fit_below", -1),
+    ("calibration", "cross_fit_below", 1_000_001),
+    ("calibration", "folds", -1),
+    ("calibration", "folds", 1),
+    ("calibration", "folds", 101),
     ("calibration", "target_fpr", 0.0),
     ("calibration", "target_fpr", 1.0),
     ("calibration", "review_fpr", 0.009),  # below target_fpr
@@ -126,6 +131,8 @@ def test_a_value_that_is_no_number_is_refused_as_configuration(section: str, key
         ExtractorConfig(image_size=4096, n_scales=5),
         TransformConfig(n_transforms=1024, brightness=0.999, contrast=0.0),
         CalibrationConfig(target_fpr=0.3, review_fpr=0.3),
+        CalibrationConfig(cross_fit_below=0, folds=0),
+        CalibrationConfig(cross_fit_below=1_000_000, folds=2),
         FitConfig(betas=(0.0, 0.0), weight_decay=0.0, max_grad_norm=None, seed=2**63 - 1),
     ],
 )

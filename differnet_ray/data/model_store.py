@@ -3,7 +3,7 @@
     MODELS/backbones/NAME-DIGEST.safetensors     the frozen extractor, stored once
     MODELS/CATEGORY/VERSION/model.json           all that scoring needs, and where it came from; written last
     MODELS/CATEGORY/VERSION/flow.safetensors
-    MODELS/CATEGORY/VERSION/calibration.parquet  scores of the held-out good images
+    MODELS/CATEGORY/VERSION/calibration.parquet  scores of the good images that calibrate
     MODELS/CATEGORY/VERSION/card.md              the same for people
     MODELS/CATEGORY/latest.json                  names the version in use; replaced atomically
 
@@ -36,6 +36,7 @@ from differnet_ray.errors import ConfigError, ModelStoreError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 SCHEMA_VERSION = 1
+HELD_OUT, CROSS_FITTED = METHODS = ("held out", "cross-fitted")
 BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD = (
     "backbones",
     "latest.json",
@@ -72,8 +73,13 @@ class Decision:
 
     Attributes:
         threshold, review_threshold: a score at or over it is anomalous, or for review.
-        target_fpr, achieved_fpr: false-alarm rate asked for, and what `n_images` held-out images can guarantee.
-        map_unit: the gradient that 1 % of the pixels of held-out good images exceed; maps are divided by it.
+        target_fpr, achieved_fpr: false-alarm rate asked for, and what `n_images` good images can guarantee.
+        method: how they came to be scored by a flow that has not seen them, one of METHODS. `held out`: the bound on the
+            rate is exact. `cross-fitted`: each by a flow fitted without its fold; the flow in use is fitted on all images,
+            and the bound is approximate.
+        extrapolated: whether the threshold is that of a fitted tail, for a rate below the one that can be guaranteed.
+        statement: the same for people, to be read after "the threshold rests on".
+        map_unit: the gradient that 1 % of the pixels of unseen good images exceed; maps are divided by it.
     """
 
     threshold: float
@@ -81,6 +87,9 @@ class Decision:
     target_fpr: float
     achieved_fpr: float
     n_images: int
+    method: str
+    extrapolated: bool
+    statement: str
     map_unit: float
 
 
@@ -89,15 +98,18 @@ class Lineage:
     """Where a model came from.
 
     Attributes:
-        n_fitted, n_held_out: good images that the flow was fitted on, and that thresholds were found on.
+        n_fitted, n_held_out: good images that the flow was fitted on, and that it has not seen (0 where cross-fitted).
+        n_fits: flows that were fitted: one, or one for each fold and the one in use.
         skipped: images that could not be used: URI to reason.
-        losses: loss of every epoch.
+        losses: loss of every epoch of the flow in use.
+        seconds: of all fits and the calibration.
     """
 
     data: tuple[str, ...]
     listing_digest: str
     n_fitted: int
     n_held_out: int
+    n_fits: int
     skipped: dict[str, str]
     losses: tuple[float, ...]
     seconds: float
@@ -265,9 +277,13 @@ def card(record: Mapping[str, Any]) -> str:
     decision, lineage, recipe = record["decision"], record["lineage"], record["recipe"]
     backbone = record["backbone"]
     notice = "" if backbone["pretrained"] else "\n**Its backbone has random, untrained weights: for demonstrations only.**\n"
-    sure = f"{decision['n_images']} held-out good images guarantee at most {decision['achieved_fpr']:.2%} false alarms" + (
-        "" if decision["achieved_fpr"] <= decision["target_fpr"] else f" ({decision['target_fpr']:.2%} were asked for)"
-    )
+    fits = f"{lineage['n_fits']} {'fit' if lineage['n_fits'] == 1 else 'fits'} in {lineage['seconds']:.0f} s"
+    rests = f"The threshold rests on {decision['statement']}."
+    if decision["method"] == CROSS_FITTED:
+        rests += (
+            f" Each was scored by a flow fitted without its fold, one of {lineage['n_fits'] - 1}, and the flow in use was "
+            "fitted on all of them: the bound is approximate."
+        )
     return f"""# {record["category"]} {record["version"]}
 {notice}
 | | |
@@ -276,13 +292,15 @@ def card(record: Mapping[str, Any]) -> str:
 | good images | {lineage["n_fitted"]} fitted, {lineage["n_held_out"]} held out, {len(lineage["skipped"])} skipped |
 | backbone | {backbone["name"]}, {recipe["extractor"]["n_scales"]} scales from {recipe["extractor"]["image_size"]} pixels |
 | flow | {recipe["flow"]["n_blocks"]} blocks, {recipe["flow"]["hidden"]} wide |
-| fit | {recipe["fit"]["epochs"]} epochs, seed {recipe["fit"]["seed"]}, {lineage["seconds"]:.0f} s on {lineage["device"]} |
+| fit | {recipe["fit"]["epochs"]} epochs, seed {recipe["fit"]["seed"]}, {fits} on {lineage["device"]} |
 | loss | {lineage["losses"][0]:.3f} in the first epoch, {lineage["losses"][-1]:.3f} in the last |
 | scores | mean over {len(record["transforms"]["angles"])} transforms |
-| threshold | {decision["threshold"]:.4f}: {sure} |
+| threshold | {decision["threshold"]:.4f} |
 | review from | {decision["review_threshold"]:.4f} |
 
-The threshold holds for images that are taken as the good ones were: after a change of camera, light or product, fit again.
+{rests}
+
+It holds for images that are taken as the good ones were: after a change of camera, light or product, fit again.
 """
 
 

@@ -10,8 +10,9 @@ again. F = epochs is the published recipe, a smaller F trades fresh rotations fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -42,6 +43,13 @@ class EpochStats:
     grad_norm: float
 
 
+class Bank(Protocol):
+    """Where a fit takes its features from."""
+
+    def epoch(self, epoch: int) -> Tensor:
+        """Features of an epoch, counted from 0: float32 (N, t, D)."""
+
+
 class FeatureBank:
     """Features of the training images under the random transforms of each epoch.
 
@@ -51,6 +59,7 @@ class FeatureBank:
         transforms: the ranges of the random transforms.
         config: seed, t, epochs and fresh epochs.
         on_image: called after each image whose features were computed, with how many of the epoch are done.
+        keep_all: keep every fresh epoch (4 N t D bytes each), for several fits that share the bank.
     """
 
     def __init__(
@@ -60,9 +69,12 @@ class FeatureBank:
         transforms: TransformConfig,
         config: FitConfig,
         on_image: Callable[[int], None] = lambda done: None,
+        *,
+        keep_all: bool = False,
     ) -> None:
         self.extractor, self.images, self.transforms, self.config = extractor, images, transforms, config
         self.on_image = on_image
+        self.keep_all = keep_all
         self._kept: dict[int, Tensor] = {}
 
     def epoch(self, epoch: int) -> Tensor:
@@ -71,7 +83,7 @@ class FeatureBank:
         if fresh in self._kept:
             return self._kept[fresh]
         features = self._extract(fresh)
-        if fresh + self.config.fresh_epochs < self.config.epochs:
+        if self.keep_all or fresh + self.config.fresh_epochs < self.config.epochs:
             self._kept[fresh] = features
         return features
 
@@ -87,7 +99,23 @@ class FeatureBank:
         return torch.stack(features)
 
 
-def fit(flow: Flow, bank: FeatureBank, config: FitConfig) -> Iterator[EpochStats]:
+class BankSubset:
+    """Some of the images of a bank, with the very features that they have in it.
+
+    Args:
+        bank: the whole.
+        positions: of the images in it.
+    """
+
+    def __init__(self, bank: Bank, positions: Sequence[int]) -> None:
+        self.bank, self.rows = bank, torch.tensor(positions)
+
+    def epoch(self, epoch: int) -> Tensor:
+        """As the bank's, of the chosen images."""
+        return self.bank.epoch(epoch)[self.rows]
+
+
+def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
     """Fits the flow in place, one epoch per step of the iterator; the caller decides what to do with the epochs.
 
     A batch is `images_per_batch` images times t transforms; the order of the images is drawn from (seed, epoch).

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from differnet_ray.config import CalibrationConfig, FitConfig, FlowConfig, Recipe
 from differnet_ray.data.manifest import image_id
-from differnet_ray.data.model_store import Backbone, Decision, Lineage, ModelStore, StoredModel
+from differnet_ray.data.model_store import HELD_OUT, Backbone, Decision, Lineage, ModelStore, StoredModel
 from differnet_ray.data.tables import CALIBRATION
 
 PARTS = ("flow.safetensors", "calibration.parquet", "card.md", "model.json")
@@ -31,12 +31,23 @@ def a_model(category: str = "screw", seed: int = 0, **changes: Any) -> StoredMod
         ),
         transforms={"angles": (0.0, 0.1, 1 / 3), "brightness": (1.0, 1.0, 1.1), "contrast": (1.0, 0.9, 1.0)},
         backbone=Backbone("alexnet-imagenet1k-v1", "0123456789abcdef" * 4, True),
-        decision=Decision(2.0 + seed / 7, 1.5 + seed / 7, 0.01, 1 / 6, 5, 0.003),
+        decision=Decision(
+            threshold=2.0 + seed / 7,
+            review_threshold=1.5 + seed / 7,
+            target_fpr=0.01,
+            achieved_fpr=1 / 6,
+            n_images=5,
+            method=HELD_OUT,
+            extrapolated=False,
+            statement="5 held-out good images: at most 16.7 % of good images are flagged",
+            map_unit=0.003,
+        ),
         lineage=Lineage(
             data=("s3://plant/archive",),
             listing_digest="f" * 64,
             n_fitted=20,
             n_held_out=5,
+            n_fits=1,
             skipped={"s3://plant/screw/train/good/9.png": "unreadable: the PNG file is damaged"},
             losses=(1.25, -0.5),
             seconds=3.5,

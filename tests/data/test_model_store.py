@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from stored_models import PARTS, a_model, assert_same, folder, stored
 
 from differnet_ray.config import Recipe
-from differnet_ray.data.model_store import Backbone, ModelStore, card
+from differnet_ray.data.model_store import CROSS_FITTED, Backbone, ModelStore, card
 from differnet_ray.data.storage import canonical, list_files
 from differnet_ray.data.tables import CALIBRATION
 from differnet_ray.errors import ConfigError, ModelStoreError
@@ -137,6 +137,7 @@ def test_equal_models_have_equal_digests_at_different_times(store: ModelStore, c
         {"transforms": {**a_model().transforms, "angles": (0.0, 0.1, 0.3)}},
         {"decision": replace(a_model().decision, threshold=2.0000001)},
         {"decision": replace(a_model().decision, map_unit=0.004)},
+        {"decision": replace(a_model().decision, extrapolated=True)},
         {"calibration": a_model(seed=1).calibration},
     ],
     ids=lambda changes: "-".join(changes),
@@ -234,11 +235,24 @@ def test_calibration_scores_are_a_table_that_others_read(store: ModelStore) -> N
 def test_the_card_tells_people_the_threshold_and_what_it_rests_on(store: ModelStore) -> None:
     text = stored(store, store.publish(a_model()), "card.md").read_text()
     assert text == card(store.record("screw"))
-    assert "| threshold | 2.0000: 5 held-out good images guarantee at most 16.67% false alarms (1.00% were asked for) |" in text
+    assert "| threshold | 2.0000 |" in text
     assert "| review from | 1.5000 |" in text
+    assert "\nThe threshold rests on 5 held-out good images: at most 16.7 % of good images are flagged.\n" in text
+    assert "1 fit in 4 s on cpu" in text
+    assert "fold" not in text
     assert "20 fitted, 5 held out, 1 skipped" in text
     assert "alexnet-imagenet1k-v1" in text
     assert "untrained" not in text
+
+
+def test_the_card_tells_people_what_cross_fitting_costs_and_that_its_bound_is_approximate(store: ModelStore) -> None:
+    lineage = replace(a_model().lineage, n_fitted=25, n_held_out=0, n_fits=6)
+    decision = replace(a_model().decision, n_images=25, method=CROSS_FITTED)
+    text = stored(store, store.publish(a_model(decision=decision, lineage=lineage)), "card.md").read_text()
+    assert "25 fitted, 0 held out, 1 skipped" in text
+    assert "6 fits in 4 s" in text
+    assert "a flow fitted without its fold, one of 5" in text
+    assert "the bound is approximate" in text
 
 
 def test_the_card_warns_of_an_untrained_backbone(store: ModelStore) -> None:

@@ -84,6 +84,7 @@ def test_no_flipped_bit_of_the_record_changes_what_is_scored(store: ModelStore) 
         {"files": {}},
         {"backbone": {"name": "x"}},
         {"decision": None},
+        {"decision": {key: value for key, value in asdict(a_model().decision).items() if key != "extrapolated"}},
         {"lineage": None},
         {"digest": None},
     ],

@@ -15,7 +15,7 @@ from torch import Tensor
 from differnet_ray.config import FitConfig, FlowConfig, TransformConfig
 from differnet_ray.errors import FitError
 from differnet_ray.model.extractor import Extractor
-from differnet_ray.model.fitting import EpochStats, FeatureBank, fit, split_holdout
+from differnet_ray.model.fitting import BankSubset, EpochStats, FeatureBank, fit, split_holdout
 from differnet_ray.model.flow import Flow, nll
 
 CONFIG = FitConfig(epochs=8, fresh_epochs=2, images_per_batch=4, transforms_per_image=2, learning_rate=1e-2, max_grad_norm=1.0)
@@ -243,6 +243,21 @@ def test_a_fit_computes_no_features_twice(tiny_extractor: Extractor, images: Ten
     config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
     fitted(FeatureBank(tiny_extractor, images[:2], TransformConfig(), config, on_image=calls.append), config)
     assert calls == [1, 2] * fresh_epochs
+
+
+@pytest.mark.parametrize(("epochs", "fresh_epochs"), [(4, 2), (5, 3), (3, 3)])
+def test_a_subset_has_the_features_of_its_bank_and_computes_none(
+    tiny_extractor: Extractor, images: Tensor, epochs: int, fresh_epochs: int
+) -> None:
+    calls: list[int] = []
+    config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
+    bank = FeatureBank(tiny_extractor, images[:4], TransformConfig(), config, on_image=calls.append, keep_all=True)
+    for positions in ([3, 1], [0, 1, 2]):
+        part = BankSubset(bank, positions)
+        for epoch in range(epochs):
+            assert torch.equal(part.epoch(epoch), bank.epoch(epoch)[positions])
+    fitted(bank, config)
+    assert calls == [1, 2, 3, 4] * fresh_epochs
 
 
 @given(st.integers(2, 300), st.floats(0.001, 0.999), st.integers(0, 2**63 - 1))

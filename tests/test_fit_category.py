@@ -1,0 +1,179 @@
+"""From the good images of a category to a model, without Ray: which images calibrate it, and by which flow."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from differnet_ray import fit_category as fit_category_module
+from differnet_ray.config import Recipe
+from differnet_ray.data.images import decode
+from differnet_ray.data.manifest import list_images, select
+from differnet_ray.data.model_store import Backbone, ModelStore, StoredModel
+from differnet_ray.data.storage import canonical
+from differnet_ray.errors import FitError
+from differnet_ray.fit_category import fit_category
+from differnet_ray.fit_state import FitProgress, FittedCategory
+from differnet_ray.model.calibration import split_folds
+from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest
+from differnet_ray.model.fitting import FeatureBank, fit, split_holdout
+from differnet_ray.model.flow import Flow
+from differnet_ray.model.scoring import ImageScore
+
+N, FOLDS = 12, 4
+Run = Callable[..., tuple[FittedCategory, StoredModel]]
+
+
+@pytest.fixture(scope="module")
+def weights() -> Mapping[str, torch.Tensor]:
+    return load_backbone_weights("random")[0]
+
+
+@pytest.fixture
+def cross_fitting(tiny_recipe: Recipe) -> Recipe:
+    return tiny_recipe.override(folds=FOLDS)
+
+
+@pytest.fixture
+def good(factory: Path, tmp_path: Path) -> Path:
+    """Folder of twelve good images that a test may change."""
+    shutil.copytree(factory / "lid" / "train" / "good", tmp_path / "data" / "lid" / "train" / "good")
+    return tmp_path / "data" / "lid" / "train" / "good"
+
+
+@pytest.fixture
+def run(good: Path, tmp_path: Path, weights: Mapping[str, torch.Tensor]) -> Run:
+    """Fits the images as they are now, by a recipe."""
+
+    def run(recipe: Recipe, on_progress: Callable[[FitProgress], None] = lambda p: None) -> tuple[FittedCategory, StoredModel]:
+        models = canonical(str(tmp_path / "models"))
+        result = fit_category(
+            category="lid",
+            listing=select(list_images([str(tmp_path / "data")]), split="train", defect="good"),
+            models=models,
+            recipe=recipe,
+            backbone=Backbone("random", weights_digest(weights), pretrained=False),
+            weights={key: value.numpy() for key, value in weights.items()},
+            data=("here",),
+            device="cpu",
+            on_progress=on_progress,
+        )
+        return result, ModelStore(models).load("lid", result.version)
+
+    return run
+
+
+def names(model: StoredModel) -> list[str]:
+    return [uri.rsplit("/", 1)[1] for uri in model.calibration["uri"].to_pylist()]
+
+
+def calibration_scores(model: StoredModel) -> np.ndarray:
+    return np.asarray(model.calibration["anomaly_score"].to_numpy())
+
+
+def test_few_images_are_cross_fitted_and_all_of_them_calibrate(run: Run, cross_fitting: Recipe, good: Path) -> None:
+    result, model = run(cross_fitting)
+    lineage, decision = model.lineage, model.decision
+    assert (lineage.n_fitted, lineage.n_held_out, lineage.n_fits, len(lineage.losses)) == (N, 0, FOLDS + 1, 3)
+    assert (decision.method, decision.n_images, decision.achieved_fpr) == ("cross-fitted", N, 2 / (N + 1))
+    assert names(model) == sorted(path.name for path in good.iterdir())
+    assert decision.review_threshold <= decision.threshold
+    assert "approximately at most 15.4 % of good images" in decision.statement
+    assert 0 < decision.map_unit < math.inf
+    assert (result.n_fitted, result.n_calibrated, result.method) == (N, N, "cross-fitted")
+    assert (result.extrapolated, result.statement, result.loss) == (False, decision.statement, lineage.losses[-1])
+
+
+def test_every_image_is_scored_by_a_flow_that_has_not_seen_it(run: Run, cross_fitting: Recipe, good: Path) -> None:
+    # Another image in one place: the flow of its fold was fitted without it and scores its fold-mates as before, bit for
+    # bit; the flows of all other folds were fitted on it and do not.
+    fold = split_folds(N, FOLDS, cross_fitting.fit.seed)[1]
+    before = calibration_scores(run(cross_fitting)[1])
+    path = sorted(good.iterdir())[fold[0]]
+    with Image.open(path) as image:
+        other = ImageOps.invert(image)
+    other.save(path, quality=95)
+    after = calibration_scores(run(cross_fitting)[1])
+    same = before == after
+    assert same[fold[1:]].all()
+    assert same.sum() == len(fold) - 1
+
+
+def test_the_flow_in_use_is_fitted_on_all_images(
+    run: Run, cross_fitting: Recipe, good: Path, weights: Mapping[str, torch.Tensor]
+) -> None:
+    recipe = cross_fitting
+    images = np.stack([decode(path.read_bytes(), size=64).pixels for path in sorted(good.iterdir())])
+    bank = FeatureBank(Extractor(recipe.extractor, weights), torch.from_numpy(images), recipe.transforms, recipe.fit)
+    flow = Flow(256, recipe.flow, seed=recipe.fit.seed)
+    losses = tuple(epoch.loss for epoch in fit(flow, bank, recipe.fit))
+    _, model = run(recipe)
+    assert model.lineage.losses == losses
+    for name, tensor in flow.state_dict().items():
+        np.testing.assert_array_equal(model.flow[name], tensor.numpy(), err_msg=name)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_does_not(run: Run, cross_fitting: Recipe) -> None:
+    first, again = run(cross_fitting)[1], run(cross_fitting)[1]
+    other = run(cross_fitting.override(seed=1))[1]
+    assert first.digest == again.digest
+    assert (calibration_scores(first) == calibration_scores(again)).all()
+    assert (calibration_scores(first) != calibration_scores(other)).all()
+
+
+def test_progress_counts_features_once_and_the_epochs_of_all_fits(run: Run, cross_fitting: Recipe) -> None:
+    told: list[FitProgress] = []
+    run(cross_fitting, told.append)
+    for phase, total in {"read": N, "features": N, "epochs": 3 * (FOLDS + 1), "calibrate": N}.items():
+        steps = [(progress.done, progress.total) for progress in told if progress.phase == phase]
+        assert steps == [(done, total) for done in range(1, total + 1)], phase
+
+
+@pytest.mark.parametrize(
+    ("changes", "held_out"),
+    [({"folds": 0}, True), ({"folds": FOLDS, "cross_fit_below": N}, True), ({"folds": 2, "cross_fit_below": N + 1}, False)],
+)
+def test_as_many_images_as_configured_are_held_out(
+    run: Run, tiny_recipe: Recipe, changes: dict[str, int], held_out: bool
+) -> None:
+    _, model = run(tiny_recipe.override(**changes))
+    assert model.decision.method == ("held out" if held_out else "cross-fitted")
+    if held_out:
+        kept_out = split_holdout(N, 0.2, tiny_recipe.fit.seed)[1]
+        assert names(model) == [f"{i:02d}.jpg" for i in kept_out]
+        assert (model.lineage.n_fitted, model.lineage.n_held_out, model.lineage.n_fits) == (10, 2, 1)
+        assert model.decision.n_images == 2
+        assert "2 held-out good images: at most 33.3 %" in model.decision.statement
+
+
+def test_two_images_are_folds_of_one(run: Run, cross_fitting: Recipe, good: Path) -> None:
+    for path in sorted(good.iterdir())[2:]:
+        path.unlink()
+    _, model = run(cross_fitting)
+    assert (model.lineage.n_fitted, model.lineage.n_fits, model.decision.n_images) == (2, 3, 2)
+
+
+def test_a_threshold_beyond_the_images_is_marked_as_extrapolated(run: Run, cross_fitting: Recipe, good: Path) -> None:
+    for path in list(good.iterdir()):
+        shutil.copy(path, good / f"again-{path.name}")
+    result, model = run(cross_fitting.override(target_fpr=0.001))
+    assert (result.n_calibrated, result.extrapolated, model.decision.extrapolated) == (2 * N, True, True)
+    assert model.decision.threshold > calibration_scores(model).max()
+    assert model.decision.achieved_fpr == 1 / (2 * N + 1)
+    assert "extrapolated" in result.statement
+
+
+def test_scores_that_are_not_finite_publish_no_model(
+    run: Run, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_category_module, "score_image", lambda net, image: ImageScore(math.inf, 0.0, 4))
+    with pytest.raises(FitError, match="2 of 2 good images that the flow has not seen have no finite score"):
+        run(tiny_recipe)
+    assert not (tmp_path / "models" / "lid").exists()

@@ -1,0 +1,52 @@
+"""What `fit` says at its end: a threshold that is not guaranteed is a warning with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from differnet_ray.fit_state import CategoryState, FittedCategory
+from differnet_ray.summaries import fit_table, warn_skipped
+
+GUARANTEED = FittedCategory(
+    version="20260131T235958Z-01234567",
+    n_fitted=480,
+    n_calibrated=120,
+    method="held out",
+    skipped={},
+    epochs=3,
+    loss=-1.0,
+    threshold=1.5,
+    target_fpr=0.01,
+    achieved_fpr=1 / 121,
+    extrapolated=False,
+    statement="120 held-out good images: at most 0.826 % of good images are flagged",
+    seconds=2.0,
+)
+
+
+def test_a_guaranteed_threshold_is_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_skipped({"lid": CategoryState(status="fitted", result=GUARANTEED), "dark": CategoryState(status="failed")})
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("extrapolated", [False, True])
+def test_a_threshold_that_promises_too_little_is_a_warning(extrapolated: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    result = replace(GUARANTEED, target_fpr=0.001, extrapolated=extrapolated)
+    warn_skipped({"lid": CategoryState(status="fitted", result=result)})
+    assert capsys.readouterr().err == f"WARNING: lid: the threshold rests on {result.statement}\n"
+
+
+def test_the_table_says_how_many_images_calibrate_and_how() -> None:
+    cross_fitted = replace(GUARANTEED, n_fitted=40, n_calibrated=40, method="cross-fitted")
+    states = {
+        "lid": CategoryState(status="fitted", result=GUARANTEED),
+        "nut": CategoryState(status="fitted", result=cross_fitted),
+        "dark": CategoryState(status="failed", error="no light"),
+    }
+    text = fit_table(states)
+    assert "calibrated on" in text
+    assert "120 held out" in text
+    assert "40 cross-fitted" in text
+    assert "dark: no light" in text
