@@ -31,7 +31,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def fit_table(states: Mapping[str, CategoryState]) -> str:
     """One row per category of a fitting run, and the reasons of those that failed."""
-    headers = ["category", "fitted on", "held out", "skipped", "epochs", "loss", "threshold", "seconds", "status"]
+    headers = ["category", "fitted on", "calibrated on", "skipped", "epochs", "loss", "threshold", "seconds", "status"]
     rows, reasons = [], []
     for category, state in states.items():
         result = state.result
@@ -40,7 +40,8 @@ def fit_table(states: Mapping[str, CategoryState]) -> str:
             reasons.append(f"{category}: {state.error}")
         else:
             numbers = [f"{result.loss:.3f}", f"{result.threshold:.4g}", f"{result.seconds:.0f}"]
-            images = [str(n) for n in (result.n_fitted, result.n_held_out, len(result.skipped), result.epochs)]
+            calibrated = f"{result.n_calibrated} {result.method}"
+            images = [str(result.n_fitted), calibrated, str(len(result.skipped)), str(result.epochs)]
             rows.append([category, *images, *numbers, state.status])
     return "\n".join([table(headers, rows), *reasons])
 
@@ -58,7 +59,7 @@ def state_records(states: Mapping[str, CategoryState]) -> dict[str, Any]:
 
 
 def warn_skipped(states: Mapping[str, CategoryState]) -> None:
-    """Names training images that could not be used, and categories whose threshold promises less than was asked for."""
+    """Names training images that could not be used, and categories whose threshold is extrapolated or promises too little."""
     for category, state in states.items():
         if state.result is None:
             continue
@@ -68,11 +69,7 @@ def warn_skipped(states: Mapping[str, CategoryState]) -> None:
         if len(skipped) > SKIPPED_SHOWN:
             click.echo(f"WARNING: {category}: {len(skipped) - SKIPPED_SHOWN} more were skipped, see model.json", err=True)
         if result.achieved_fpr > result.target_fpr:
-            click.echo(
-                f"WARNING: {category}: {result.n_held_out} held-out images can promise a false-alarm rate of "
-                f"{result.achieved_fpr:.1%}, not {result.target_fpr:.1%}: more good images would",
-                err=True,
-            )
+            click.echo(f"WARNING: {category}: the threshold rests on {result.statement}", err=True)
 
 
 def run_table(record: Mapping[str, Any]) -> str:
@@ -91,23 +88,26 @@ def not_scored(record: Mapping[str, Any]) -> int:
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row per category of an evaluation, and the mean."""
-    keys = ("auroc", "average_precision", "recall_at_zero_fpr", "recall_at_threshold", "fpr_at_threshold")
-    headers = [
-        "category",
-        "good",
-        "defects",
-        "AUROC",
-        "AP",
-        "recall at 0 FPR",
-        "recall at threshold",
-        "FPR at threshold",
-    ]
-    rows = [
-        [category, str(found["n_good"]), str(found["n_anomalous"]), *(f"{found[key]:.3f}" for key in keys)]
-        for category, found in metrics.items()
-    ]
+    """One row per category of an evaluation, and the mean; blank where there is no figure, and where a mean lacks one."""
+    columns = {
+        "auroc": "AUROC",
+        "average_precision": "AP",
+        "f1_max": "F1-max",
+        "recall_at_zero_fpr": "recall at 0 FPR",
+        "recall_at_1_percent_fpr": "recall at 1 % FPR",
+        "recall_at_threshold": "recall at threshold",
+        "fpr_at_threshold": "FPR at threshold",
+        "pixel_auroc": "pixel AUROC",
+        "aupro": "AUPRO",
+    }
+    rows = []
+    for category, found in metrics.items():
+        low, high = found["intervals"]["auroc"]
+        figures = {key: "" if found[key] is None else f"{found[key]:.3f}" for key in columns}
+        figures["auroc"] += f" [{low:.3f}, {high:.3f}]"
+        rows.append([category, str(found["n_good"]), str(found["n_anomalous"]), *figures.values()])
     if len(metrics) > 1:
-        means = [sum(found[key] for found in metrics.values()) / len(metrics) for key in keys]
-        rows.append(["mean", "", "", *(f"{mean:.3f}" for mean in means)])
-    return table(headers, rows)
+        known = [[found[key] for found in metrics.values() if found[key] is not None] for key in columns]
+        means = [f"{sum(values) / len(values):.3f}" if len(values) == len(metrics) else "" for values in known]
+        rows.append(["mean", "", "", *means])
+    return table(["category", "good", "defects", *columns.values()], rows)

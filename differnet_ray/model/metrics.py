@@ -6,10 +6,15 @@ Positive means anomalous, so a false positive is a good image called anomalous (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+GOOD = "good"  # the kind of an image without defect, as in MVTec AD
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,125 @@ def recall_at_fpr(scores: ArrayLike, is_anomaly: ArrayLike, max_fpr: float = 0.0
     return float(curve.true_positive_rate[curve.false_positive_rate <= max_fpr][-1])
 
 
-def _counts(scores: ArrayLike, is_anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Count good and anomalous images at or above each threshold.
+def f1_max(scores: ArrayLike, is_anomaly: ArrayLike) -> float:
+    """Largest F1 over all thresholds: the harmonic mean of precision and recall, 2 TP / (TP + FP + anomalous images).
+
+    The threshold is chosen on the very images that it is measured on, so this is what a threshold could reach at best.
+
+    Args:
+        scores: (N,) float, larger is more anomalous; infinite values are allowed.
+        is_anomaly: (N,) bool.
 
     Returns:
-        Thresholds, false positives and true positives, each (K + 1,): +inf with zero of both, then each distinct score
-        in descending order.
+        The F1, in (0, 1]; calling every image anomalous gives 2 p / (1 + p) where p is the share of anomalous images.
+
+    Raises:
+        ValueError: the shapes differ, a score is NaN, or one of the two groups is empty.
+
+    Example:
+        >>> f1_max([1.0, 2.0, 3.0, 4.0], [False, True, False, True])
+        0.8
     """
+    _, false_positives, true_positives = _counts(scores, is_anomaly)
+    return float(np.max(2 * true_positives / (true_positives + false_positives + true_positives[-1])))
+
+
+def bootstrap_interval(
+    metric: Callable[[ArrayLike, ArrayLike], float],
+    scores: ArrayLike,
+    is_anomaly: ArrayLike,
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap: the range of a metric over test sets drawn, with replacement, from the images at hand.
+
+    Good and anomalous images are drawn separately, as many of each as there are (Efron and Tibshirani, "An
+    Introduction to the Bootstrap", 1993, chapters 8 and 13). It says how much the choice of the test images matters, not
+    how much another fit would. Unlike `scipy.stats.bootstrap`, it takes a group of one image.
+
+    Args:
+        metric: such as `auroc`, called with (N,) scores and (N,) bools.
+        scores: (N,) float, larger is more anomalous; infinite values are allowed.
+        is_anomaly: (N,) bool.
+        n_resamples: number of drawn test sets, at least 1.
+        level: share of them that the interval covers, between 0 and 1.
+        seed: of the draws; the same seed gives the same interval.
+
+    Returns:
+        The lower and the upper end.
+
+    Raises:
+        ValueError: as the metrics, or `n_resamples` or `level` is out of range.
+
+    Example:
+        >>> bootstrap_interval(auroc, [1.0, 2.0, 3.0, 4.0], [False, False, True, True])
+        (1.0, 1.0)
+    """
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples must be at least 1, found {n_resamples}")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must be between 0 and 1, found {level}")
+    score, anomalous = _checked(scores, is_anomaly)
+    groups = score[~anomalous], score[anomalous]
+    drawn_anomalous = np.repeat([False, True], [group.size for group in groups])
+    rng = np.random.default_rng(seed)
+    values = [
+        metric(np.concatenate([rng.choice(group, group.size) for group in groups]), drawn_anomalous) for _ in range(n_resamples)
+    ]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+IMAGE_METRICS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
+    "auroc": auroc,
+    "average_precision": average_precision,
+    "f1_max": f1_max,
+    "recall_at_zero_fpr": recall_at_fpr,
+    "recall_at_1_percent_fpr": partial(recall_at_fpr, max_fpr=0.01),
+}
+
+
+def detection_metrics(scores: ArrayLike, kinds: ArrayLike, *, n_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """All image metrics of one category, by any method that gives an image a score.
+
+    Args:
+        scores: (N,) float, larger is more anomalous; infinite values are allowed.
+        kinds: (N,) str, the kind of defect of each image; `good` is none.
+        n_resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        `n_good` and `n_anomalous`; each of `IMAGE_METRICS`; `intervals`, metric to [low, high] of its 95 % bootstrap
+        interval; `by_defect`, kind to its number `n` of images and the `auroc` of these against all good ones.
+        With fewer than 100 good images, 1 % of them is none, and the recall there is that at zero false positives.
+
+    Raises:
+        ValueError: the shapes differ, a score is NaN, or there is no good or no anomalous image.
+
+    Example:
+        >>> found = detection_metrics([1.0, 2.0, 3.0, 1.5], ["good", "good", "crack", "stain"], n_resamples=10)
+        >>> found["by_defect"]
+        {'crack': {'n': 1, 'auroc': 1.0}, 'stain': {'n': 1, 'auroc': 0.5}}
+    """
+    score, kind = np.asarray(scores, dtype=np.float64), np.asarray(kinds, dtype=np.str_)
+    score, is_anomaly = _checked(score, kind != GOOD)
+    found: dict[str, Any] = {"n_good": int((~is_anomaly).sum()), "n_anomalous": int(is_anomaly.sum())}
+    found |= {name: metric(score, is_anomaly) for name, metric in IMAGE_METRICS.items()}
+    found["intervals"] = {
+        name: list(bootstrap_interval(metric, score, is_anomaly, n_resamples=n_resamples, seed=seed))
+        for name, metric in IMAGE_METRICS.items()
+    }
+    found["by_defect"] = {}
+    for defect in np.unique(kind[is_anomaly]).tolist():
+        among = ~is_anomaly | (kind == defect)
+        found["by_defect"][defect] = {"n": int((kind == defect).sum()), "auroc": auroc(score[among], is_anomaly[among])}
+    return found
+
+
+def _checked(scores: ArrayLike, is_anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Both as arrays of shape (N,), with images of both kinds among them; raises ValueError as the metrics say."""
     score = np.asarray(scores, dtype=np.float64)
     anomalous = np.asarray(is_anomaly)
     if score.ndim != 1 or score.shape != anomalous.shape:
@@ -153,7 +270,17 @@ def _counts(scores: ArrayLike, is_anomaly: ArrayLike) -> tuple[NDArray[np.float6
     if n_anomalous in (0, score.size):
         missing = "anomalous" if n_anomalous == 0 else "good"
         raise ValueError(f"none of the {score.size} images is {missing}: both kinds are needed to compare their scores")
+    return score, anomalous
 
+
+def _counts(scores: ArrayLike, is_anomaly: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Count good and anomalous images at or above each threshold.
+
+    Returns:
+        Thresholds, false positives and true positives, each (K + 1,): +inf with zero of both, then each distinct score
+        in descending order.
+    """
+    score, anomalous = _checked(scores, is_anomaly)
     order = np.argsort(-score, kind="stable")
     score, anomalous = score[order], anomalous[order]
     last_of_ties = np.append(np.flatnonzero(score[1:] != score[:-1]), score.size - 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -26,12 +26,14 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 DPI = 120
-SIDE, GAP, LINE = 168, 18, 24  # pixels on the contact sheet: longer side of an image, space between tiles, line of text
+SIDE, GAP, LINE, SMALL = 200, 18, 24, 18  # pixels on the contact sheet: longer side of an image, space between tiles, lines
 VMAX = 4.0
 GOOD, ANOMALOUS = "#0072B2", "#D55E00"  # Okabe and Ito: colour-blind readers can tell all of these apart
 LINE_COLOURS = (GOOD, ANOMALOUS, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MAP_COLOURS = mpl.colormaps["inferno"](np.linspace(0.4, 1, 256), bytes=True)[:, :3]  # without its near-blacks
 _WANTED = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Last Resort High-Efficiency")  # last: boxes
+Tile: TypeAlias = tuple[str, NDArray[np.uint8], NDArray[np.floating[Any]] | None]
+"""Of a contact sheet: caption, which may have several lines; (H, W, 3) RGB; (h, w) gradient map in map units or None."""
 FONTS = [name for name in _WANTED if name in font_manager.get_font_names()]
 
 
@@ -110,6 +112,32 @@ def score_histogram(good: ArrayLike, anomalous: ArrayLike, threshold: float | No
     return _png(_pixels(figure))
 
 
+def shots_plot(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -> bytes:
+    """Draw AUROC against the number of training images (Fig. 7 of the DifferNet paper): the mean of each size, and its points.
+
+    Args:
+        points: category -> (number of training images, AUROC), in any order; several of a size are seeds or subsets.
+        title: drawn above.
+
+    Returns:
+        PNG bytes, 840 x 540 pixels.
+    """
+    figure, axes = _chart(840, 540, title)
+    handles: list[Artist] = []
+    for number, found in enumerate(points.values()):
+        colour = LINE_COLOURS[number % 7]
+        sizes, aurocs = (np.array(values, dtype=np.float64) for values in zip(*found, strict=True))
+        at = np.unique(sizes)
+        axes.scatter(sizes, 100 * aurocs, s=14, color=colour, alpha=0.5, zorder=3)
+        handles += axes.plot(at, [100 * aurocs[sizes == size].mean() for size in at], color=colour, linewidth=2)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_xlabel("training images", fontsize=11)
+    axes.set_ylabel("AUROC in %", fontsize=11)
+    _legend(figure, handles, [_fit(figure, category, 170, 10) for category in points], loc="outside right upper")
+    return _png(_pixels(figure))
+
+
 def overlay(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating], *, vmax: float = VMAX) -> bytes:
     """Blend a gradient map (eq. 7 of the DifferNet paper) into its image; where it is below 1, hardly anything changes.
 
@@ -127,46 +155,60 @@ def overlay(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating], *, vm
     return _png(_blend(pixels, gradient_map, vmax))
 
 
-def contact_sheet(
-    tiles: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.floating] | None]], title: str, columns: int = 4
-) -> bytes:
-    """Draw many images on one sheet, each beside its overlay where it has a gradient map.
+def contact_sheet(sections: Mapping[str, Sequence[Tile]], title: str, columns: int = 4) -> bytes:
+    """Draw many images on one sheet, in sections, each image beside its overlay where it has a gradient map.
 
     Args:
-        tiles: (caption, (H, W, 3) uint8 RGB pixels, (h, w) gradient map in map units or None), row by row.
+        sections: heading -> its tiles, row by row; below a heading without tiles stands "none".
         title: drawn above; may have several lines.
         columns: tiles in a row.
 
     Returns:
-        PNG bytes; an image is at most 165 pixels wide and high.
+        PNG bytes; an image is at most 197 pixels wide and high.
 
     Raises:
         ValueError: an array has another shape or type, or `columns` is below 1.
     """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, found {columns}")
-    pictures = [_pair(pixels, gradient_map) for _, pixels, gradient_map in tiles]
-    lines, has_maps = title.split("\n"), any(gradient_map is not None for _, _, gradient_map in tiles)
+    lines, tiles = title.split("\n"), [tile for section in sections.values() for tile in section]
+    has_maps = any(gradient_map is not None for _, _, gradient_map in tiles)
     across = SIDE * (1 + has_maps) + GAP
-    down = LINE + max((picture.shape[0] for picture in pictures), default=0) + GAP
-    top = GAP + LINE * len(lines) + GAP // 2
-    bottom = top + down * -(-len(tiles) // columns)
-    width, height = max(GAP + across * min(columns, len(tiles)), 660), bottom + (LINE + GAP) * has_maps
-    corners = [(GAP + across * (i % columns), top + down * (i // columns)) for i in range(len(tiles))]
+    width = max(GAP + across * min(columns, max(map(len, sections.values()), default=0)), 660)
     texts = [(line, GAP, GAP + LINE * i, width - 2 * GAP, 13) for i, line in enumerate(lines)]
-    texts += [(caption, x, y + 4, across - GAP, 9) for (caption, _, _), (x, y) in zip(tiles, corners, strict=True)]
+    placed: list[tuple[NDArray[np.uint8], int, int]] = []
+    y = GAP + LINE * len(lines) + GAP // 2
+    for heading, section in sections.items():
+        y += GAP // 2
+        texts.append((heading, GAP, y, width - 2 * GAP, 11))
+        y += LINE + GAP // 2
+        if not section:
+            texts.append(("none", GAP, y, width - 2 * GAP, 9))
+            y += LINE + GAP
+        for start in range(0, len(section), columns):
+            row = section[start : start + columns]
+            captions = [caption.split("\n") for caption, _, _ in row]
+            pictures = [_pair(pixels, gradient_map) for _, pixels, gradient_map in row]
+            corners = range(GAP, GAP + across * len(row), across)
+            texts += [
+                (s, x, y + SMALL * i, across - GAP, 9) for x, c in zip(corners, captions, strict=True) for i, s in enumerate(c)
+            ]
+            y += SMALL * max(map(len, captions)) + 4
+            placed += [(picture, x, y) for picture, x in zip(pictures, corners, strict=True)]
+            y += max(picture.shape[0] for picture in pictures) + GAP
     if has_maps:
         key = f"1 to {VMAX:g} times what only 1 % of the pixels of good images exceed"
-        texts.append((key, GAP + 138, bottom, width - 2 * GAP - 138, 9))
+        texts.append((key, GAP + 138, y, width - 2 * GAP - 138, 9))
+    height = y + (LINE + GAP) * has_maps
     figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI, facecolor="white")
-    for text, x, y, limit, size in texts:
-        fitted, where = _fit(figure, text, limit, size), (x / width, 1 - y / height)
+    for text, x, top, limit, size in texts:
+        fitted, where = _fit(figure, text, limit, size), (x / width, 1 - top / height)
         figure.text(*where, fitted, va="top", fontsize=size, fontfamily=FONTS, parse_math=False)
     sheet = _pixels(figure)
-    for picture, (x, y) in zip(pictures, corners, strict=True):
-        sheet[y + LINE : y + LINE + picture.shape[0], x : x + picture.shape[1]] = picture
+    for picture, x, top in placed:
+        sheet[top : top + picture.shape[0], x : x + picture.shape[1]] = picture
     if has_maps:
-        sheet[bottom + 2 : bottom + 14, GAP : GAP + 128] = MAP_COLOURS[::2]
+        sheet[y + 2 : y + 14, GAP : GAP + 128] = MAP_COLOURS[::2]
     return _png(sheet)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import doctest
+import json
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics as oracle  # type: ignore[import-untyped]
 
 from differnet_ray.model import metrics
@@ -22,6 +25,8 @@ METRICS: list[Callable[..., object]] = [
     metrics.auroc,
     metrics.average_precision,
     metrics.recall_at_fpr,
+    metrics.f1_max,
+    partial(metrics.bootstrap_interval, metrics.auroc),
 ]
 
 
@@ -42,6 +47,10 @@ def test_equal_to_sklearn(images: Scored) -> None:
     assert metrics.auroc(scores, is_anomaly) == pytest.approx(oracle.roc_auc_score(is_anomaly, scores), abs=1e-12)
     expected_ap = oracle.average_precision_score(is_anomaly, scores)
     assert metrics.average_precision(scores, is_anomaly) == pytest.approx(expected_ap, abs=1e-12)
+
+    precision, recall, _ = oracle.precision_recall_curve(is_anomaly, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    assert metrics.f1_max(scores, is_anomaly) == pytest.approx(f1.max(), abs=1e-12)
 
     curve = metrics.roc_curve(scores, is_anomaly)
     fpr, tpr, thresholds = oracle.roc_curve(is_anomaly, scores, drop_intermediate=False)
@@ -99,8 +108,100 @@ def test_only_the_order_of_the_scores_counts(images: Scored) -> None:
 @given(scored())
 def test_the_order_of_the_images_does_not_count(images: Scored) -> None:
     scores, is_anomaly = images
-    for metric in (metrics.auroc, metrics.average_precision, metrics.recall_at_fpr):
+    for metric in metrics.IMAGE_METRICS.values():
         assert metric(scores[::-1], is_anomaly[::-1]) == metric(scores, is_anomaly)
+
+
+@given(scored())
+def test_f1_max_is_the_best_of_all_thresholds(images: Scored) -> None:
+    scores, is_anomaly = images
+    best = max(oracle.f1_score(is_anomaly, scores >= theta) for theta in np.unique(scores))
+    assert metrics.f1_max(scores, is_anomaly) == pytest.approx(best, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def test_set() -> Scored:
+    """60 good and 40 anomalous images whose scores overlap."""
+    rng = np.random.default_rng(3)
+    return np.concatenate([rng.normal(0, 1, 60), rng.normal(1, 1.5, 40)]), np.arange(100) >= 60
+
+
+@pytest.mark.parametrize("name", metrics.IMAGE_METRICS)
+def test_interval_is_that_of_scipy(name: str, test_set: Scored) -> None:
+    (scores, is_anomaly), metric = test_set, metrics.IMAGE_METRICS[name]
+    expected = scipy.stats.bootstrap(
+        (scores[~is_anomaly], scores[is_anomaly]),
+        lambda good, anomalous: metric(np.concatenate([good, anomalous]), is_anomaly),
+        n_resamples=2000,
+        method="percentile",
+        vectorized=False,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    found = metrics.bootstrap_interval(metric, scores, is_anomaly, n_resamples=2000)
+    assert found == pytest.approx((expected.low, expected.high), abs=0.03)  # other draws
+
+
+def test_every_drawn_test_set_has_as_many_images_of_each_kind(test_set: Scored) -> None:
+    scores, is_anomaly = test_set
+    drawn: list[Scored] = []
+
+    def watched(some_scores: ArrayLike, some_anomalies: ArrayLike) -> float:
+        drawn.append((np.asarray(some_scores), np.asarray(some_anomalies)))
+        return 0.0
+
+    assert metrics.bootstrap_interval(watched, scores, is_anomaly, n_resamples=20) == (0.0, 0.0)
+    assert len(drawn) == 20
+    for some_scores, some_anomalies in drawn:
+        assert some_anomalies.sum() == 40
+        assert set(some_scores[some_anomalies]) <= set(scores[is_anomaly])
+        assert set(some_scores[~some_anomalies]) <= set(scores[~is_anomaly])
+    assert len({some_scores.tobytes() for some_scores, _ in drawn}) == 20
+
+
+def test_interval_depends_on_seed_and_level_alone(test_set: Scored) -> None:
+    one, again, other = (metrics.bootstrap_interval(metrics.auroc, *test_set, n_resamples=200, seed=s) for s in (0, 0, 1))
+    assert one == again != other
+    wide = metrics.bootstrap_interval(metrics.auroc, *test_set, n_resamples=200, level=0.99)
+    assert wide[0] < one[0] < metrics.auroc(*test_set) < one[1] < wide[1]
+
+
+@given(scored(), st.integers(0, 5))
+def test_interval_lies_in_the_range_of_the_metric(images: Scored, seed: int) -> None:
+    low, high = metrics.bootstrap_interval(metrics.average_precision, *images, n_resamples=5, seed=seed)
+    assert 0 < low <= high <= 1 + 1e-12
+
+
+def test_interval_refuses_no_draws_and_no_level(test_set: Scored) -> None:
+    with pytest.raises(ValueError, match="n_resamples must be at least 1, found 0"):
+        metrics.bootstrap_interval(metrics.auroc, *test_set, n_resamples=0)
+    for level in (0.0, 1.0, math.nan):
+        with pytest.raises(ValueError, match="level must be between 0 and 1"):
+            metrics.bootstrap_interval(metrics.auroc, *test_set, level=level)
+
+
+def test_detection_metrics_are_those_of_the_images(test_set: Scored) -> None:
+    scores, is_anomaly = test_set
+    kinds = np.where(is_anomaly, np.where(np.arange(100) % 3 == 0, "crack", "stain"), "good")
+    found = metrics.detection_metrics(scores, kinds.tolist(), n_resamples=20, seed=4)
+    assert (found["n_good"], found["n_anomalous"]) == (60, 40)
+    for name, metric in metrics.IMAGE_METRICS.items():
+        assert found[name] == metric(scores, is_anomaly)
+        low, high = metrics.bootstrap_interval(metric, scores, is_anomaly, n_resamples=20, seed=4)
+        assert found["intervals"][name] == [low, high]
+    assert found["recall_at_1_percent_fpr"] == found["recall_at_zero_fpr"]  # 1 % of 60 images is none
+    assert list(found["by_defect"]) == ["crack", "stain"]
+    for kind, of_kind in found["by_defect"].items():
+        among = (kinds == "good") | (kinds == kind)
+        assert of_kind["n"] == (kinds == kind).sum()
+        assert of_kind["auroc"] == pytest.approx(oracle.roc_auc_score(is_anomaly[among], scores[among]), abs=1e-12)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_detection_metrics_need_both_kinds() -> None:
+    with pytest.raises(ValueError, match="none of the 2 images is anomalous"):
+        metrics.detection_metrics([1.0, 2.0], ["good", "good"])
+    with pytest.raises(ValueError, match=r"found \(2,\) and \(1,\)"):
+        metrics.detection_metrics([1.0, 2.0], ["good"])
 
 
 def test_many_images_do_not_overflow() -> None:

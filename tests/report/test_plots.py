@@ -55,7 +55,7 @@ def has_colour(pixels: NDArray[np.int64], colour: str) -> bool:
 PLOTS: dict[str, Callable[[str], bytes]] = {
     "roc": lambda name: plots.roc_plot({name: POINTS, "b": POINTS}, name),
     "histogram": lambda name: plots.score_histogram([0.9, 1.0, 1.1], [1.4, 9.0], 1.3, name),
-    "sheet": lambda name: plots.contact_sheet([(name, GREY, np.ones((4, 6)))], name),
+    "sheet": lambda name: plots.contact_sheet({name: [(name, GREY, np.ones((4, 6)))]}, name),
 }
 
 
@@ -238,20 +238,28 @@ def test_contact_sheet_places_every_tile(count: int, columns: int) -> None:
         (colour, np.full((30 + 20 * i, 50, 3), 255 * np.array(mpl.colors.to_rgb(colour)), dtype=np.uint8), None)
         for i, colour in enumerate(colours)
     ]
-    pixels = opened(plots.contact_sheet(tiles, "tiles", columns))
+    pixels = opened(plots.contact_sheet({"some": tiles[:2], "others": tiles[2:]}, "tiles", columns))
     assert all(has_colour(pixels, colour) for colour in colours)
     with_maps = [(caption, image, np.full((2, 2), 2.0)) for caption, image, _ in tiles]
-    assert count == 0 or opened(plots.contact_sheet(with_maps, "tiles", columns)).size > pixels.size
+    mapped = opened(plots.contact_sheet({"some": with_maps[:2], "others": with_maps[2:]}, "tiles", columns))
+    assert count == 0 or mapped.size > pixels.size
 
 
 def test_contact_sheet_takes_images_of_any_form() -> None:
     shapes = [(1, 1), (1, 3000), (3000, 1), (7, 5), (900, 1200)]
     tiles = [(str(s), np.zeros((*s, 3), dtype=np.uint8), np.ones((3, 3)) if s[0] > 1 else None) for s in shapes]
-    height, width, _ = opened(plots.contact_sheet(tiles, "forms", 3)).shape
-    assert 400 < height < 700
-    assert 1000 < width < 1200
+    height, width, _ = opened(plots.contact_sheet({"all": tiles}, "forms", 3)).shape
+    assert 500 < height < 700
+    assert 1200 < width < 1400
 
 
 def test_contact_sheet_refuses_no_columns() -> None:
     with pytest.raises(ValueError, match="columns must be at least 1, found 0"):
-        plots.contact_sheet([("a", GREY, None)], "a", columns=0)
+        plots.contact_sheet({"all": [("a", GREY, None)]}, "a", columns=0)
+
+
+def test_contact_sheet_says_where_there_is_none() -> None:
+    tile = ("a", GREY, None)
+    without, with_none = (plots.contact_sheet(s, "a") for s in ({"found": [tile]}, {"found": [tile], "missed": []}))
+    assert opened(with_none).shape[0] > opened(without).shape[0]
+    assert opened(plots.contact_sheet({}, "a")).shape[1] == 660
