@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from differnet_ray import __version__
-from differnet_ray.config import PRESETS, Recipe, preset
+from differnet_ray.config import PRESETS, preset
 from differnet_ray.errors import ConfigError, DifferNetError
-
-if TYPE_CHECKING:
-    from differnet_ray.fit_state import CategoryState
+from differnet_ray.experiments.cells import EXPERIMENTS
 
 EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
 Command = Callable[..., Any]
@@ -84,6 +82,27 @@ _category = click.option("--category", "categories", multiple=True, metavar="NAM
 _data = click.option("--data", required=True, help="Images in the layout <category>/<train|test>/<defect>/<name>.")
 
 
+def _recipe(verb: Command) -> Command:
+    """The options that a recipe is made from."""
+    for option in reversed(
+        [
+            click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)), default="paper", show_default=True),
+            click.option("--backbone-weights", metavar="PATH", help="AlexNet (.safetensors, .pth), or the word random."),
+            click.option("--epochs", type=int, help="Instead of the preset's."),
+            click.option("--transforms", "n_transforms", type=int, help="T: transforms that a score is the mean of."),
+            click.option("--brightness", type=float, help="Half-width of the brightness factors, such as 0.15."),
+            click.option("--contrast", type=float, help="Half-width of the contrast factors, such as 0.15."),
+            click.option("--image-size", type=int, help="H: pixels a side after resizing."),
+            click.option("--scales", "n_scales", type=int, help="S: scales that features are taken at."),
+            click.option("--blocks", "n_blocks", type=int, help="K: coupling blocks of the flow."),
+            click.option("--hidden", type=int, help="Width of the flow's networks."),
+            click.option("--fresh-epochs", type=int, help="Epochs with new random transforms; then they repeat."),
+        ]
+    ):
+        verb = option(verb)
+    return verb
+
+
 @click.group(cls=Door, context_settings={"max_content_width": 110})
 @click.version_option(__version__)
 def main() -> None:
@@ -95,16 +114,7 @@ def main() -> None:
 @_data
 @_models
 @_category
-@click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)), default="paper", show_default=True)
-@click.option("--backbone-weights", metavar="PATH", help="AlexNet weights (.safetensors, .pth), or the word random.")
-@click.option("--epochs", type=int, help="Instead of the preset's.")
-@click.option("--transforms", "n_transforms", type=int, help="T: transforms that a score is the mean of.")
-@click.option("--brightness", type=float, help="Half-width of the brightness factors, such as 0.15.")
-@click.option("--contrast", type=float, help="Half-width of the contrast factors, such as 0.15.")
-@click.option("--image-size", type=int, help="H: pixels a side after resizing.")
-@click.option("--scales", "n_scales", type=int, help="S: scales that features are taken at.")
-@click.option("--blocks", "n_blocks", type=int, help="K: coupling blocks of the flow.")
-@click.option("--hidden", type=int, help="Width of the flow's networks.")
+@_recipe
 @click.option("--target-fpr", type=float, help="Share of good images that may be called anomalous.")
 @click.option("--seed", type=int, help="Of weights, transforms, order and hold-out.")
 @click.option("--max-parallel", type=click.IntRange(min=1), help="Fits at the same time; default: what the cluster holds.")
@@ -125,6 +135,8 @@ def fit(
     **changes: Any,
 ) -> None:
     """Fit one flow per category on its good images, find thresholds, publish to the model store."""
+    from differnet_ray.verbs import run_fit
+
     recipe = preset(preset_name).override(**changes)
     states = run_fit(data, models, categories, recipe, backbone_weights, max_parallel, gpus_per_fit)
     from differnet_ray.summaries import fit_table, state_records
@@ -132,68 +144,6 @@ def fit(
     click.echo(json.dumps(state_records(states), indent=2) if as_json else fit_table(states))
     if any(state.status == "failed" for state in states.values()):
         ctx.exit(EXIT_FAILED)
-
-
-def run_fit(
-    data: str,
-    models: str,
-    categories: Sequence[str],
-    recipe: Recipe,
-    backbone_weights: str | None,
-    max_parallel: int | None = None,
-    gpus_per_fit: float | None = None,
-) -> Mapping[str, CategoryState]:
-    """`fit`, checked before any work; returns the final state of each category."""
-    from differnet_ray.data.manifest import list_images, select
-    from differnet_ray.data.model_store import Backbone
-    from differnet_ray.data.storage import canonical, check_writable
-    from differnet_ray.model.extractor import RANDOM, load_backbone_weights, weights_digest
-
-    weights, name = load_backbone_weights(backbone_weights)
-    pretrained = not name.startswith(RANDOM)
-    if not pretrained:
-        click.echo(
-            "NOTICE: the backbone has RANDOM, untrained weights. Its models are for demonstrations only; give pretrained "
-            "ones with --backbone-weights PATH or DIFFERNET_BACKBONE_WEIGHTS.",
-            err=True,
-        )
-    good = select(list_images([data]), split="train", defect="good")
-    for category in categories or [data]:
-        if not select(good, categories=[category] if categories else []).table.num_rows:
-            raise ConfigError(f"{category}: no good images below {data}; expected some in <category>/train/good")
-    listing = select(good, categories=categories)
-    check_writable(canonical(models))
-
-    from differnet_ray.distributed.fit import FitJob, check_usable, fit_categories
-    from differnet_ray.distributed.resources import cluster
-    from differnet_ray.progress import Reporter
-    from differnet_ray.summaries import warn_skipped
-
-    check_usable(listing, recipe)
-    job = FitJob(
-        listing=listing,
-        data=(canonical(data),),
-        models=canonical(models),
-        recipe=recipe,
-        backbone=Backbone(name, weights_digest(weights), pretrained),
-        weights={key: tensor.numpy() for key, tensor in weights.items()},
-        max_parallel=max_parallel,
-        gpus_per_fit=gpus_per_fit,
-    )
-    with cluster(), Reporter("steps") as reporter:
-        states = fit_categories(job, lambda states: reporter.show(_fit_tasks(states)))
-    warn_skipped(states)
-    return states
-
-
-def _fit_tasks(states: Mapping[str, CategoryState]) -> dict[str, tuple[int, int, str]]:
-    finished = sum(state.status in ("fitted", "failed") for state in states.values())
-    tasks = {"all categories": (finished, len(states), "")}
-    for category, state in states.items():
-        if state.progress is not None and state.status == "running":
-            loss = "" if state.progress.loss is None else f"loss {state.progress.loss:.3f}"
-            tasks[f"{category} {state.progress.phase}"] = (state.progress.done, state.progress.total, loss)
-    return tasks
 
 
 @main.command()
@@ -214,6 +164,7 @@ def _fit_tasks(states: Mapping[str, CategoryState]) -> dict[str, tuple[int, int,
 def score(ctx: click.Context, /, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Score an archive of images and land the results in Parquet."""
     from differnet_ray.data.manifest import list_images
+    from differnet_ray.verbs import run_score
 
     listing = list_images(
         inputs, category=options.pop("category"), path_pattern=options.pop("path_pattern"), limit=options.pop("limit")
@@ -228,61 +179,6 @@ def score(ctx: click.Context, /, inputs: tuple[str, ...], as_json: bool, **optio
         ctx.exit(EXIT_NOT_ALL_SCORED)
 
 
-def run_score(
-    listing: Any,
-    *,
-    models: str,
-    output: str,
-    dt: date,
-    run_id: str | None = None,
-    n_transforms: int | None = None,
-    maps: Any = "flagged",
-    versions: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """`score` of a listing, checked before any work; returns the content of the run file."""
-    from differnet_ray.data.results import plan_run, published
-    from differnet_ray.data.storage import canonical, check_writable
-
-    models, output = canonical(models), canonical(output)
-    check_writable(output)
-
-    from differnet_ray.distributed.resources import cluster
-    from differnet_ray.distributed.score import ScoreJob, models_in_use, score_archive
-    from differnet_ray.progress import Reporter
-
-    in_use, image_sizes = models_in_use(models, listing.categories, versions or {}, n_transforms)
-    if not in_use:
-        raise ConfigError(
-            f"{models} has no model of any category of the images ({', '.join(listing.categories)}): run fit first"
-        )
-    run = plan_run(
-        dt=dt,
-        listing_digest=listing.digest(),
-        models=in_use,
-        options={"n_transforms": str(n_transforms or "all"), "maps": maps},
-        run_id=run_id,
-    )
-    done = published(output, run)
-    if done is not None:
-        click.echo(f"run {run.run_id} has been published already, at {done['finished_at']}: nothing to do", err=True)
-        return done
-    job = ScoreJob(run=run, listing=listing, models=models, output=output, n_transforms=n_transforms, maps=maps)
-    with cluster(), Reporter("images") as reporter:
-        return score_archive(
-            job,
-            image_sizes,
-            lambda progress: reporter.show(
-                {
-                    "score": (
-                        progress.done,
-                        progress.total,
-                        ", ".join(f"{n} {s}" for s, n in sorted(progress.counts.items())),
-                    )
-                }
-            ),
-        )
-
-
 @main.command()
 @_config
 @_data
@@ -293,10 +189,12 @@ def run_score(
 def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], as_json: bool) -> None:
     """Measure detection on a labelled data set: metrics, ROC, histograms, sheets of images."""
     from differnet_ray.data.manifest import list_images, select
+    from differnet_ray.data.masks import has_masks
     from differnet_ray.data.storage import canonical
     from differnet_ray.distributed.score import models_in_use
     from differnet_ray.report.evaluation import evaluate_scores, stored_scores
     from differnet_ray.summaries import metrics_table
+    from differnet_ray.verbs import run_score
 
     listing = select(list_images([data]), split="test", categories=categories)
     if not listing.table.num_rows:
@@ -305,12 +203,41 @@ def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], a
     digests = [digest for _, digest in in_use.values()]
     rows = stored_scores(canonical(output), listing.table, digests)
     if rows is None:
-        record = run_score(listing, models=models, output=output, dt=datetime.now(UTC).date())
+        maps = "all" if has_masks(listing.table["uri"].to_pylist()) else "flagged"
+        record = run_score(listing, models=models, output=output, dt=datetime.now(UTC).date(), maps=maps)
         click.echo(f"scored {record['n_images']} images in run {record['run_id']}", err=True)
         rows = stored_scores(canonical(output), listing.table, digests)
     metrics = evaluate_scores(rows, canonical(output))
     click.echo(json.dumps(metrics, indent=2) if as_json else metrics_table(metrics))
+    for category, found in metrics.items():
+        for note in found["notes"]:
+            click.echo(f"{category}: {note}", err=True)
     click.echo(f"plots and metrics.json: {canonical(output)}/evaluation", err=True)
+
+
+@main.command()
+@_config
+@click.option("--experiment", type=click.Choice(EXPERIMENTS), required=True)
+@_data
+@_output
+@_category
+@click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fits of each row.")
+@_recipe
+def reproduce(
+    experiment: str,
+    data: str,
+    output: str,
+    categories: tuple[str, ...],
+    n_seeds: int,
+    preset_name: str,
+    backbone_weights: str | None,
+    **changes: Any,
+) -> None:
+    """Re-run a table or figure of the paper on a data set in MVTec AD layout; run again, it goes on where it was."""
+    from differnet_ray.verbs import run_reproduce
+
+    recipe = preset(preset_name).override(**changes)
+    click.echo(run_reproduce(experiment, data, output, categories, recipe, backbone_weights, n_seeds))
 
 
 @main.group()

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 import duckdb
 
-from differnet_ray.cli import run_fit, run_score
 from differnet_ray.config import preset
 from differnet_ray.data.images import decode
 from differnet_ray.data.manifest import list_images, select
@@ -23,6 +22,7 @@ from differnet_ray.model.extractor import RANDOM, load_backbone_weights
 from differnet_ray.report.evaluation import evaluate_scores, maps_of
 from differnet_ray.report.plots import overlay
 from differnet_ray.summaries import fit_table, metrics_table, run_table, table
+from differnet_ray.verbs import run_fit, run_score
 
 MARKER = ".differnet-ray-demo"
 WORST = 3  # images per category that get an overlay

@@ -31,6 +31,16 @@ ROOMS = {  # the modules of the package that a room may import
         "differnet_ray.model",
         "differnet_ray.data",
     ),
+    "differnet_ray.experiments": (
+        "differnet_ray.errors",
+        "differnet_ray.config",
+        "differnet_ray.model",
+        "differnet_ray.data",
+        "differnet_ray.stages",
+        "differnet_ray.fit_category",
+        "differnet_ray.report",
+        "differnet_ray.experiments",
+    ),
 }
 DOORS = {"differnet_ray.__main__", "differnet_ray.demo"}  # they call the command line
 FORBIDDEN = {  # what must not be in sys.modules once a room and those before it in its line are imported
@@ -48,11 +58,12 @@ FORBIDDEN = {  # what must not be in sys.modules once a room and those before it
     "differnet_ray.data": ("ray", "torch", "matplotlib", "differnet_ray.model", "differnet_ray.distributed"),
     "differnet_ray.model": ("ray", "pyarrow", "matplotlib", "differnet_ray.data", "differnet_ray.distributed"),
     "differnet_ray.stages": ("ray", "matplotlib", "differnet_ray.distributed"),
+    "differnet_ray.experiments": ("ray", "sklearn", "differnet_ray.distributed"),
 }
 INTERPRETERS = [  # torch is slow to import: the numeric room and the bridge share an interpreter, in this order
     ["differnet_ray.config", "differnet_ray.cli"],
     ["differnet_ray.data"],
-    ["differnet_ray.model", "differnet_ray.stages"],
+    ["differnet_ray.model", "differnet_ray.stages", "differnet_ray.experiments"],
 ]
 
 

@@ -123,7 +123,7 @@ SCORES = Table(
             _field(
                 "p_value",
                 pa.float64(),
-                "conformal: share of held-out good images that score as high",
+                "conformal: share of unseen good images that score as high",
                 null=True,
                 unit="1",
             ),
@@ -167,7 +167,7 @@ _MAP = [
     _field(
         "gradient_map",
         pa.binary(),
-        "float16, row-major, little-endian; 1 is what 1 % of the pixels of held-out good images exceed",
+        "float16, row-major, little-endian; 1 is what 1 % of the pixels of unseen good images exceed",
         unit="map units of the model",
     ),
     _field("overlay_png", pa.binary(), "the image with its map over it, where it was asked for", null=True),
@@ -218,14 +218,46 @@ CALIBRATION = Table(
     pa.schema(
         [
             _IMAGE[0],
-            _field("uri", pa.string(), "canonical URI of a good image that was held out of the fit"),
+            _field("uri", pa.string(), "canonical URI of a good image that the scoring flow had not seen"),
             _field("anomaly_score", pa.float64(), "its score"),
             _field("score_std", pa.float64(), "standard deviation of its score over the transforms"),
         ]
     ),
 )
 
-TABLES = (MANIFEST, SCORES, MAPS, RUNS, CALIBRATION)
+REPRODUCTIONS = Table(
+    "reproductions",
+    1,
+    pa.schema(
+        [
+            _field("experiment", pa.string(), "table1, table2, ablation, shots or multimodal"),
+            _field("row", pa.string(), "row of the paper's table or point of its figure"),
+            _field("category", pa.string(), "product category that was scored"),
+            _field("method", pa.string(), "differnet, one_class_svm or nearest_neighbour"),
+            _field("seed", pa.int64(), "of weights, order and subset"),
+            _field("n_train", pa.int64(), "good images that were fitted on"),
+            _field("n_good", pa.int64(), "good test images"),
+            _field("n_anomalous", pa.int64(), "anomalous test images"),
+            _field("n_transforms", pa.int16(), "transforms that a score is the mean of"),
+            _field("auroc", pa.float64(), "area under the ROC curve of images, last epoch", unit="1"),
+            _field("average_precision", pa.float64(), "area under the precision-recall curve", unit="1"),
+            _field("f1_max", pa.float64(), "largest F1 over all thresholds", unit="1"),
+            _field("recall_at_zero_fpr", pa.float64(), "share of defects found without a false alarm", unit="1"),
+            _field("recall_at_1_percent_fpr", pa.float64(), "share of defects found at 1 % false alarms", unit="1"),
+            _field(
+                "best_epoch_auroc",
+                pa.float64(),
+                "largest AUROC of the epochs that were evaluated; chosen on the test set, so an overestimate",
+                null=True,
+                unit="1",
+            ),
+            _field("published_auroc", pa.float64(), "what the paper printed", null=True, unit="1"),
+            _field("seconds", pa.float64(), "time of the fit and all its readings", unit="s"),
+        ]
+    ),
+)
+
+TABLES = (MANIFEST, SCORES, MAPS, RUNS, CALIBRATION, REPRODUCTIONS)
 
 # What flows between the stages (docs: "what flows"). A finished row never loses its id.
 FETCHED = pa.schema(

@@ -1,6 +1,6 @@
 """The anomaly score, eq. 5.
 
-Legend: T transforms, D features, H x W pixels.
+Legend: N images, T transforms, D features, H x W pixels.
 
 Reported is the mean over transforms and dimensions of z^2, as in the authors' code: about 1 for a typical normal image.
 It is the paper's tau on another scale: tau = D / 2 * (anomaly_score + log(2 pi)).
@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from differnet_ray.model.differnet import DifferNet
+from differnet_ray.model.flow import Flow
+
+ROWS_PER_PASS = 4096  # samples that go through the flow together
 
 
 @dataclass(frozen=True)
@@ -44,3 +49,20 @@ def score_image(model: DifferNet, image: Tensor, n_transforms: int | None = None
     per_transform = z.double().square().mean(dim=1)
     std, mean = torch.std_mean(per_transform, correction=0)
     return ImageScore(mean.item(), std.item(), len(per_transform))
+
+
+@torch.no_grad()
+def transform_scores(flow: Flow, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The mean of z^2 of each transform of many images whose features are at hand.
+
+    Args:
+        flow: fitted.
+        features: float32 (N, T, D).
+
+    Returns:
+        float64 (N, T); the mean over T is the `anomaly_score`, up to rounding.
+    """
+    samples = torch.from_numpy(features).flatten(0, 1)
+    passes = [flow(part.to(flow.shift.device))[0].double().square().mean(dim=1).cpu() for part in samples.split(ROWS_PER_PASS)]
+    scores: npt.NDArray[np.float64] = torch.cat(passes).view(features.shape[:2]).numpy()
+    return scores

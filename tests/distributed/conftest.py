@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from differnet_ray.cli import run_fit
 from differnet_ray.config import Recipe
+from differnet_ray.verbs import run_fit
 
 
 @pytest.fixture(scope="session")

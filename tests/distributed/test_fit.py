@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from differnet_ray.cli import run_fit
 from differnet_ray.config import Recipe
 from differnet_ray.data.manifest import list_images, select
 from differnet_ray.data.model_store import Backbone, ModelStore
@@ -16,6 +15,7 @@ from differnet_ray.errors import ConfigError
 from differnet_ray.fit_category import fit_category
 from differnet_ray.fit_state import MAX_TRIES, CategoryQueue
 from differnet_ray.model.extractor import load_backbone_weights, weights_digest
+from differnet_ray.verbs import run_fit
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 
@@ -28,6 +28,7 @@ def test_every_category_is_published_and_nothing_else_is_left(models: str) -> No
     assert (model.lineage.n_fitted, model.lineage.n_held_out, model.lineage.skipped) == (10, 2, {})
     assert len(model.lineage.losses) == 3
     assert model.decision.achieved_fpr == pytest.approx(1 / 3)
+    assert (model.decision.n_images, model.decision.method, model.decision.extrapolated) == (2, "held out", False)
 
 
 def test_a_model_equals_the_one_fitted_alone_without_ray(
@@ -64,7 +65,7 @@ def test_what_cannot_be_used_is_named_and_does_not_stop_the_rest(
     assert str(states["dark"].error).startswith("StorageError: cannot write")
     result = states["lid"].result
     assert result is not None
-    assert (result.n_fitted + result.n_held_out, len(result.skipped)) == (12, 1)
+    assert (result.n_fitted + result.n_calibrated, len(result.skipped)) == (12, 1)
     assert "99.jpg" in capsys.readouterr().err
     record = ModelStore(canonical(str(models))).record("lid")
     assert [uri.rsplit("/", 1)[1] for uri in record["lineage"]["skipped"]] == ["99.jpg"]

@@ -1,0 +1,141 @@
+"""Features of a labelled data set, computed once and shared by everything that an experiment fits on them.
+
+Legend: N images, t transforms per image and epoch, F fresh epochs, T transforms at scoring, D features.
+
+A part is the features of some images of one category under the transforms of one kind:
+
+    bank    F t random transforms of each training image: the feature bank of `model/fitting.py`, laid down
+    still   the image itself, of training and test images: the ablation's rows without transforms
+    fixed   the T transforms of the fixed set, of test images
+
+    FOLDER/features/DIGEST/CATEGORY/PART.safetensors      features (n, t, D) float32, and which images could be read
+
+A part is written whole, so an interrupted experiment goes on where it was; DIGEST names all that decides a feature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from safetensors.numpy import load, save
+
+from differnet_ray.config import Recipe
+from differnet_ray.data.manifest import Listing, select
+from differnet_ray.data.model_store import Arrays
+from differnet_ray.data.storage import exists, join, read_bytes, write_bytes
+from differnet_ray.fit_category import usable_images
+from differnet_ray.model.differnet import transformed_features
+from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.transforms import TransformSet, fixed_transforms, random_transforms, sampling_positions
+from differnet_ray.stages import as_tensors
+
+IMAGES_PER_PART = 16
+STILL = TransformSet((0.0,), (1.0,), (1.0,))
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The features of the images `start` to `stop` of a split of a category, under the transforms of a kind."""
+
+    category: str
+    split: str
+    kind: str
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        """Its path below the folder of the features."""
+        return f"{quote(self.category, safe='')}/{self.split}-{self.kind}-{self.start:06d}.safetensors"
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Where the features of a data set lie, as plain values.
+
+    Attributes:
+        folder: canonical URI; differs wherever a feature would.
+        recipe: of the extractor, the transforms and the bank.
+    """
+
+    folder: str
+    recipe: Recipe
+
+    @staticmethod
+    def at(output: str, listing: Listing, recipe: Recipe, backbone_digest: str) -> FeatureStore:
+        """The store for a data set, a recipe and a backbone below the canonical URI of an experiment's output."""
+        what = {
+            "listing": listing.digest(),
+            "backbone": backbone_digest,
+            "extractor": asdict(recipe.extractor),
+            "transforms": asdict(recipe.transforms),
+            "bank": [recipe.fit.fresh_epochs, recipe.fit.transforms_per_image],
+        }
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        return FeatureStore(join(output, "features", digest), recipe)
+
+    def has(self, part: Part) -> bool:
+        """Whether a part was written."""
+        return exists(join(self.folder, part.file))
+
+    def extract(self, part: Part, rows: pa.Table, weights: Arrays, device: str) -> None:
+        """Computes and writes a part.
+
+        Args:
+            part: which.
+            rows: manifest rows of its images.
+            weights: of the backbone.
+            device: such as `cpu` or `cuda`.
+        """
+        extractor = Extractor(self.recipe.extractor, as_tensors(weights)).to(device)
+        size = self.recipe.extractor.image_size
+        fixed = fixed_transforms(self.recipe.transforms)
+        usable, features = [], []
+        for position, (_, image) in enumerate(usable_images(rows, size), part.start):
+            usable.append(not isinstance(image, str))
+            if not isinstance(image, str):
+                transforms = {"still": STILL, "fixed": fixed}.get(part.kind) or self._bank_transforms(position)
+                positions = sampling_positions(transforms.angles, size, device)
+                features.append(transformed_features(extractor, torch.from_numpy(image), transforms, positions).cpu().numpy())
+        n_features = self.recipe.extractor.n_features
+        stacked = np.stack(features) if features else np.empty((0, 0, n_features), np.float32)
+        write_bytes(join(self.folder, part.file), save({"features": stacked, "usable": np.array(usable, np.uint8)}))
+
+    def read(self, parts: Sequence[Part]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Features (N, t, D) of the usable images of some parts, in order, and which of all their images were usable."""
+        found = [load(read_bytes(join(self.folder, part.file))) for part in parts]
+        features = [part["features"] for part in found if len(part["features"])]
+        return np.concatenate(features), np.concatenate([part["usable"] for part in found]).astype(bool)
+
+    def _bank_transforms(self, position: int) -> TransformSet:
+        fit = self.recipe.fit
+        rng = np.random.default_rng([position, 3])
+        return random_transforms(self.recipe.transforms, fit.fresh_epochs * fit.transforms_per_image, rng)
+
+
+def parts_of(listing: Listing, category: str, split: str, kind: str) -> list[Part]:
+    """The parts that hold a kind of features of a split of a category."""
+    n = images_of(listing, category, split).num_rows
+    starts = range(0, n, IMAGES_PER_PART)
+    return [Part(category, split, kind, start, min(start + IMAGES_PER_PART, n)) for start in starts]
+
+
+def images_of(listing: Listing, category: str, split: str) -> pa.Table:
+    """Manifest rows of the good training images, or of all test images, of a category."""
+    return select(listing, categories=[category], split=split, defect="good" if split == "train" else None).table
+
+
+def all_parts(listing: Listing, kinds: Sequence[tuple[str, str]]) -> Iterator[Part]:
+    """The parts of all categories for pairs of split and kind."""
+    for category in listing.categories:
+        for split, kind in kinds:
+            yield from parts_of(listing, category, split, kind)

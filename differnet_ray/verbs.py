@@ -1,0 +1,199 @@
+"""What the verbs of the command line do once their options are read: checks before any work, then the job, with progress.
+
+Heavy modules are imported inside the functions, after the checks that do not need them, so that a mistake is said at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from differnet_ray.config import Recipe
+from differnet_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from differnet_ray.data.model_store import Arrays, Backbone
+    from differnet_ray.fit_state import CategoryState
+
+
+def run_fit(
+    data: str,
+    models: str,
+    categories: Sequence[str],
+    recipe: Recipe,
+    backbone_weights: str | None,
+    max_parallel: int | None = None,
+    gpus_per_fit: float | None = None,
+) -> Mapping[str, CategoryState]:
+    """`fit`, checked before any work; returns the final state of each category."""
+    from differnet_ray.data.manifest import list_images, select
+    from differnet_ray.data.storage import canonical, check_writable
+
+    backbone, weights = _backbone(backbone_weights)
+    good = select(list_images([data]), split="train", defect="good")
+    for category in categories or [data]:
+        if not select(good, categories=[category] if categories else []).table.num_rows:
+            raise ConfigError(f"{category}: no good images below {data}; expected some in <category>/train/good")
+    listing = select(good, categories=categories)
+    check_writable(canonical(models))
+
+    from differnet_ray.distributed.fit import FitJob, check_usable, fit_categories
+    from differnet_ray.distributed.resources import cluster
+    from differnet_ray.progress import Reporter
+    from differnet_ray.summaries import warn_skipped
+
+    check_usable(listing, recipe)
+    job = FitJob(
+        listing=listing,
+        data=(canonical(data),),
+        models=canonical(models),
+        recipe=recipe,
+        backbone=backbone,
+        weights=weights,
+        max_parallel=max_parallel,
+        gpus_per_fit=gpus_per_fit,
+    )
+    with cluster(), Reporter("steps") as reporter:
+        states = fit_categories(job, lambda states: reporter.show(_fit_tasks(states)))
+    warn_skipped(states)
+    return states
+
+
+def _fit_tasks(states: Mapping[str, CategoryState]) -> dict[str, tuple[int, int, str]]:
+    finished = sum(state.status in ("fitted", "failed") for state in states.values())
+    tasks = {"all categories": (finished, len(states), "")}
+    for category, state in states.items():
+        if state.progress is not None and state.status == "running":
+            loss = "" if state.progress.loss is None else f"loss {state.progress.loss:.3f}"
+            tasks[f"{category} {state.progress.phase}"] = (state.progress.done, state.progress.total, loss)
+    return tasks
+
+
+def run_score(
+    listing: Any,
+    *,
+    models: str,
+    output: str,
+    dt: date,
+    run_id: str | None = None,
+    n_transforms: int | None = None,
+    maps: Any = "flagged",
+    versions: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """`score` of a listing, checked before any work; returns the content of the run file."""
+    from differnet_ray.data.results import plan_run, published
+    from differnet_ray.data.storage import canonical, check_writable
+
+    models, output = canonical(models), canonical(output)
+    check_writable(output)
+
+    from differnet_ray.distributed.resources import cluster
+    from differnet_ray.distributed.score import ScoreJob, models_in_use, score_archive
+    from differnet_ray.progress import Reporter
+
+    in_use, image_sizes = models_in_use(models, listing.categories, versions or {}, n_transforms)
+    if not in_use:
+        raise ConfigError(
+            f"{models} has no model of any category of the images ({', '.join(listing.categories)}): run fit first"
+        )
+    run = plan_run(
+        dt=dt,
+        listing_digest=listing.digest(),
+        models=in_use,
+        options={"n_transforms": str(n_transforms or "all"), "maps": maps},
+        run_id=run_id,
+    )
+    done = published(output, run)
+    if done is not None:
+        click.echo(f"run {run.run_id} has been published already, at {done['finished_at']}: nothing to do", err=True)
+        return done
+    job = ScoreJob(run=run, listing=listing, models=models, output=output, n_transforms=n_transforms, maps=maps)
+    with cluster(), Reporter("images") as reporter:
+        return score_archive(
+            job,
+            image_sizes,
+            lambda progress: reporter.show(
+                {
+                    "score": (
+                        progress.done,
+                        progress.total,
+                        ", ".join(f"{n} {s}" for s, n in sorted(progress.counts.items())),
+                    )
+                }
+            ),
+        )
+
+
+def run_reproduce(
+    experiment: str,
+    data: str,
+    output: str,
+    categories: Sequence[str],
+    recipe: Recipe,
+    backbone_weights: str | None,
+    n_seeds: int,
+) -> str:
+    """`reproduce`, checked before any work; returns the Markdown of the experiment's table."""
+    from differnet_ray.data.manifest import list_images, select
+    from differnet_ray.data.storage import canonical, check_writable
+    from differnet_ray.experiments.cells import cells_of, feature_kinds, recipe_of
+    from differnet_ray.experiments.features import FeatureStore, all_parts, images_of
+
+    backbone, weights = _backbone(backbone_weights)
+    listing = select(list_images([data]), categories=categories)
+    n_images = {category: images_of(listing, category, "train").num_rows for category in listing.categories}
+    for category, n in n_images.items():
+        kinds = {dict(attributes)["defect"] for attributes in images_of(listing, category, "test")["attributes"].to_pylist()}
+        if n < 2 or "good" not in kinds or len(kinds) < 2:
+            raise ConfigError(
+                f"category {category!r} of {data} has {n} images in train/good and {sorted(kinds)} in test; expected at "
+                "least 2 good training images, and good and defective test images"
+            )
+    if not n_images or (experiment == "multimodal" and len(n_images) < 2):
+        raise ConfigError(f"{data} has {len(n_images)} of the categories asked for: {experiment} needs more")
+    output = canonical(output)
+    check_writable(output)
+
+    from differnet_ray.distributed.reproduce import ReproduceJob, run_experiment
+    from differnet_ray.distributed.resources import cluster
+    from differnet_ray.experiments.report import write_report
+    from differnet_ray.progress import Reporter
+
+    recipe = recipe_of(experiment, recipe)
+    job = ReproduceJob(
+        output=output,
+        listing=listing,
+        recipe=recipe,
+        store=FeatureStore.at(output, listing, recipe, backbone.digest),
+        weights=weights,
+        parts=list(all_parts(listing, feature_kinds(experiment))),
+        cells=list(cells_of(experiment, recipe, n_images, n_seeds)),
+    )
+    with cluster(), Reporter("steps") as reporter:
+        results = run_experiment(
+            job,
+            lambda done, total: reporter.show({"features": (done, total, "")}),
+            lambda done, total: reporter.show({"fits": (done, total, "")}),
+        )
+    text = write_report(experiment, results, recipe, output)
+    click.echo(f"table, Parquet and plots: {output}", err=True)
+    return text
+
+
+def _backbone(source: str | None) -> tuple[Backbone, Arrays]:
+    """The backbone that a fit begins with; says loudly where it is untrained."""
+    from differnet_ray.data.model_store import Backbone
+    from differnet_ray.model.extractor import RANDOM, load_backbone_weights, weights_digest
+
+    weights, name = load_backbone_weights(source)
+    pretrained = not name.startswith(RANDOM)
+    if not pretrained:
+        click.echo(
+            "NOTICE: the backbone has RANDOM, untrained weights. Its models are for demonstrations only; give pretrained "
+            "ones with --backbone-weights PATH or DIFFERNET_BACKBONE_WEIGHTS.",
+            err=True,
+        )
+    return Backbone(name, weights_digest(weights), pretrained), {key: tensor.numpy() for key, tensor in weights.items()}
