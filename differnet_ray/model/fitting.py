@@ -35,11 +35,13 @@ class EpochStats:
     Attributes:
         epoch: counted from 1.
         loss: mean of eq. 4 / D over the samples of the epoch, as the flow was when it met them.
+        largest_loss: the largest mean of a batch: a spike that the mean of the epoch hides.
         grad_norm: largest norm of the gradient in the epoch, before clipping.
     """
 
     epoch: int
     loss: float
+    largest_loss: float
     grad_norm: float
 
 
@@ -144,22 +146,24 @@ def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
     for epoch in range(config.epochs):
         features = (first[epoch] if epoch < len(first) else bank.epoch(epoch)).to(device)
         order = torch.from_numpy(np.random.default_rng([config.seed, epoch, 1]).permutation(len(features)))
-        total, largest_norm = 0.0, 0.0
+        batch_losses: list[float] = []
+        largest_norm = 0.0
         for chosen in order.to(device).split(config.images_per_batch):
-            losses = nll(*flow(features[chosen].flatten(0, 1)))
+            loss = nll(*flow(features[chosen].flatten(0, 1))).mean()
+            batch_losses.append(loss.item())
+            if not math.isfinite(batch_losses[-1]):
+                raise FitError(
+                    f"the loss became {batch_losses[-1]} in epoch {epoch + 1} of {config.epochs} (learning rate "
+                    f"{config.learning_rate}): a smaller learning rate, max_grad_norm or a first_layer as in the preset `fast` "
+                    "keep it finite"
+                )
             optimizer.zero_grad()
-            losses.mean().backward()
+            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), config.max_grad_norm or math.inf)
             optimizer.step()
-            total += losses.sum().item()
             largest_norm = max(largest_norm, norm.item())
-        loss = total / (len(features) * config.transforms_per_image)
-        if not math.isfinite(loss):
-            raise FitError(
-                f"the loss became {loss} in epoch {epoch + 1} of {config.epochs} (learning rate {config.learning_rate}): "
-                "a smaller learning rate, max_grad_norm or a first_layer as in the preset `fast` keep it finite"
-            )
-        yield EpochStats(epoch + 1, loss, largest_norm)
+        sizes = [len(chosen) for chosen in order.split(config.images_per_batch)]
+        yield EpochStats(epoch + 1, float(np.average(batch_losses, weights=sizes)), max(batch_losses), largest_norm)
     flow.requires_grad_(False)
 
 

@@ -58,10 +58,16 @@ def input_gradient(model: DifferNet, x: Tensor, sigma: float) -> Tensor:
     Returns:
         float32 (T, H, W).
     """
+    gradient = pixel_gradient(model, x)
+    radius = min(math.ceil(4 * sigma), x.shape[-1] - 1)
+    blurred: Tensor = gaussian_blur(gradient, [2 * radius + 1] * 2, [sigma, sigma])
+    return blurred.abs().sum(dim=1)
+
+
+def pixel_gradient(model: DifferNet, x: Tensor) -> Tensor:
+    """dL/dx of the loss of eq. 4 for a batch of normalized images: float32 (T, C, H, W), as x."""
     x = x.detach().requires_grad_()
     with torch.enable_grad(), exact_convolutions():
         loss = nll(*model.flow(model.extractor(x))).sum()  # samples do not mix: one backward pass serves them all
         (gradient,) = torch.autograd.grad(loss, x)
-    radius = min(math.ceil(4 * sigma), x.shape[-1] - 1)
-    blurred: Tensor = gaussian_blur(gradient, [2 * radius + 1] * 2, [sigma, sigma])
-    return blurred.abs().sum(dim=1)
+    return gradient

@@ -146,7 +146,7 @@ def test_gradients_are_clipped_to_the_largest_norm_where_it_is_set(bank: Feature
     assert clipped.grad_norm == pytest.approx(stats.grad_norm, rel=1e-6)  # told as it was before clipping
 
 
-def test_the_gradient_norm_told_is_the_largest_of_the_epoch(bank: FeatureBank) -> None:
+def test_the_gradient_norm_and_the_loss_told_beside_the_mean_are_the_largest_of_the_epoch(bank: FeatureBank) -> None:
     batches: list[Tensor] = []
 
     class Recorder(Flow):
@@ -158,13 +158,15 @@ def test_the_gradient_norm_told_is_the_largest_of_the_epoch(bank: FeatureBank) -
     flow = Recorder(256, FLOW, seed=0)
     (stats,) = fit(flow, bank, still)
     flow.requires_grad_(True)
-    norms = []
+    norms, losses = [], []
     for batch in list(batches):
-        gradients = torch.autograd.grad(nll(*flow(batch)).mean(), list(flow.parameters()))
+        losses.append(nll(*flow(batch)).mean())
+        gradients = torch.autograd.grad(losses[-1], list(flow.parameters()))
         norms.append(torch.cat([g.flatten() for g in gradients]).norm().item())
     assert len(norms) == 6
     assert max(norms) > 1.01 * norms[-1]
     assert stats.grad_norm == pytest.approx(max(norms), rel=1e-4)
+    assert stats.largest_loss == pytest.approx(max(losses).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.05])

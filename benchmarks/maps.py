@@ -1,0 +1,104 @@
+"""Which gradient map shows defects best: rotations, blur and normalization chosen on a part of the tiles, measured on the rest.
+
+    DIFFERNET_TEST_DATA=FOLDER python -m benchmarks.maps MODELS
+
+MODELS is a store with a fitted model of the tiles. Even images choose, odd ones are reported: 20 of each kind in each part.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms.functional import gaussian_blur
+
+from benchmarks import tiles
+from differnet_ray.data.images import decode
+from differnet_ray.data.masks import mask_uri, read_mask
+from differnet_ray.data.model_store import ModelStore
+from differnet_ray.data.storage import canonical, read_bytes
+from differnet_ray.experiments.features import images_of
+from differnet_ray.model.differnet import DifferNet
+from differnet_ray.model.gradient_map import pixel_gradient
+from differnet_ray.model.metrics import GOOD
+from differnet_ray.model.pixel_metrics import aupro, pixel_auroc
+from differnet_ray.model.transforms import apply_transforms, rotate_back
+from differnet_ray.stages import LoadedModels, best_device
+
+PER_KIND, ROTATIONS, PIXELS = 20, 8, 256
+SIGMAS = (1.5, 3.0, 6.0, 12.0, 24.0)
+Maps = npt.NDArray[np.float32]
+
+
+def _each(values: Tensor) -> Tensor:
+    flat = values.flatten(1)
+    low, high = flat.amin(1)[:, None, None], flat.amax(1)[:, None, None]
+    return (values - low) / (high - low)
+
+
+UNITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "as it is (one unit for all images)": lambda maps: maps,
+    "0 to 1 in each image (authors' code)": _each,
+    "divided by its own mean": lambda maps: maps / maps.mean(dim=(1, 2), keepdim=True),
+}
+
+
+def main(models: str) -> None:
+    """Prints Markdown."""
+    store = ModelStore(canonical(models))
+    version = store.latest(tiles.CATEGORY)
+    net = LoadedModels(canonical(models), {tiles.CATEGORY: version}, best_device())[tiles.CATEGORY].net
+    parts = [list(_examples(part)) for part in (0, 1)]
+    choosing = _study(net, parts[0])
+    print("| blur before the absolute value, sigma | rotations | unit | pixel AUROC | AUPRO |\n|---|---|---|---|---|")
+    for key, (auroc, pro) in sorted(choosing.items(), key=lambda item: -item[1][1])[:12]:
+        print(f"| {key[0]} | {key[1]} | {key[2]} | {auroc:.4f} | {pro:.4f} |")
+    chosen = max(choosing, key=lambda key: choosing[key][1])
+    published = (3.0, ROTATIONS, next(iter(UNITS)))
+    measured = _study(net, parts[1])
+    print("\non the other images:\n\n| map | pixel AUROC | AUPRO |\n|---|---|---|")
+    for name, key in {"sigma 3, as stored until now": published, "chosen": chosen}.items():
+        print(f"| {name} {key} | {measured[key][0]:.4f} | {measured[key][1]:.4f} |")
+
+
+def _examples(part: int) -> Iterator[tuple[Tensor, npt.NDArray[np.bool_]]]:
+    rows = images_of(tiles.listing(), tiles.CATEGORY, "test").to_pylist()
+    kinds = [dict(row["attributes"])["defect"] for row in rows]
+    for kind in sorted(set(kinds)):
+        for row in [row for row, found in zip(rows, kinds, strict=True) if found == kind][part::2][:PER_KIND]:
+            mask = np.zeros((PIXELS, PIXELS), np.bool_) if kind == GOOD else read_mask(str(mask_uri(row["uri"])), PIXELS)
+            yield torch.from_numpy(decode(read_bytes(row["uri"]), size=448).pixels), mask
+
+
+def _study(
+    net: DifferNet, examples: list[tuple[Tensor, npt.NDArray[np.bool_]]]
+) -> dict[tuple[float, int, str], tuple[float, float]]:
+    transforms = net.transforms.first(ROTATIONS)
+    counts = [n for n in (1, 2, 4, 8) if n <= ROTATIONS]
+    maps: dict[tuple[float, int], list[Tensor]] = {(sigma, n): [] for sigma in SIGMAS for n in counts}
+    for image, _ in examples:
+        with torch.no_grad():
+            copies = apply_transforms(image.to(net.positions.device), transforms, net.positions[: len(transforms)])
+        gradient = pixel_gradient(net, net.extractor.normalize(copies))
+        for sigma in SIGMAS:
+            width = 2 * int(np.ceil(4 * sigma)) + 1
+            turned, visible = rotate_back(gaussian_blur(gradient, [width] * 2, [sigma] * 2).abs().sum(dim=1), transforms)
+            for n in counts:
+                mean = turned[:n].sum(dim=0) / visible[:n].sum(dim=0).clamp_min(1)
+                maps[sigma, n].append(interpolate(mean[None, None], PIXELS, mode="bilinear", antialias=True)[0, 0].cpu())
+    masks = np.stack([mask for _, mask in examples])
+    found = {}
+    for (sigma, n), fields in maps.items():
+        for name, unit in UNITS.items():
+            values = unit(torch.stack(fields)).numpy()
+            found[sigma, n, name] = (pixel_auroc(values, masks), aupro(values, masks))
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,73 @@
+"""The magnetic tiles of DIFFERNET_TEST_DATA with the real AlexNet weights: what the quality figures are measured on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from differnet_ray.config import Recipe, preset
+from differnet_ray.data.images import decode
+from differnet_ray.data.manifest import Listing, list_images
+from differnet_ray.data.storage import canonical, read_bytes
+from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of
+from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest
+from differnet_ray.stages import best_device
+
+CATEGORY = "magnetic_tile"
+WEIGHTS = "weights/alexnet-imagenet1k-v1-features.safetensors"
+
+
+def data_folder() -> Path:
+    """The folder of weights and tiles; ends the program where there is none."""
+    folder = Path(os.environ.get("DIFFERNET_TEST_DATA", ""))
+    if not (folder / WEIGHTS).is_file():
+        sys.exit("DIFFERNET_TEST_DATA must name the folder that holds weights/ and mtd/")
+    return folder
+
+
+def listing() -> Listing:
+    """All images of the tiles."""
+    return list_images([str(data_folder() / "mtd")])
+
+
+def recipe() -> Recipe:
+    """The published one for the tiles: brightness and contrast 0.15."""
+    return preset("paper").override(brightness=0.15, contrast=0.15)
+
+
+def extractor(of: Recipe) -> Extractor:
+    """With the real weights, on the best device."""
+    return Extractor(of.extractor, load_backbone_weights(str(data_folder() / WEIGHTS))[0]).to(best_device())
+
+
+def images(split: str, every: int) -> tuple[Tensor, npt.NDArray[np.str_]]:
+    """Every so many-th image of a split, uint8 (N, 448, 448, 3), with its kind."""
+    rows = images_of(listing(), CATEGORY, split).to_pylist()[::every]
+    pixels = [torch.from_numpy(decode(read_bytes(row["uri"]), size=448).pixels) for row in rows]
+    return torch.stack(pixels), np.array([dict(row["attributes"])["defect"] for row in rows])
+
+
+def stored_recipe() -> Recipe:
+    """The sizes that the studies on stored features are run at: T = 32, 32 random transforms of each training image."""
+    return recipe().override(n_transforms=32, fresh_epochs=8)
+
+
+def stored_features(output: str) -> tuple[Floats, Floats, npt.NDArray[np.str_]]:
+    """Training features (N, 32, D), test features (N, 32, D) and kinds, from the output of `reproduce`."""
+    weights, _ = load_backbone_weights(str(data_folder() / WEIGHTS))
+    store = FeatureStore.at(canonical(output), listing(), stored_recipe(), weights_digest(weights))
+    parts = {split: parts_of(listing(), CATEGORY, split, kind) for split, kind in (("train", "bank"), ("test", "fixed"))}
+    missing = [part for part in [*parts["train"], *parts["test"]] if not store.has(part)]
+    if missing:
+        sys.exit(
+            f"{output} lacks {len(missing)} parts of the features: run `differnet-ray reproduce --experiment table2 "
+            f"--transforms 32 --fresh-epochs 8 --data {data_folder()}/mtd --output {output}` first"
+        )
+    rows = images_of(listing(), CATEGORY, "test")["attributes"].to_pylist()
+    return store.read(parts["train"])[0], store.read(parts["test"])[0], np.array([dict(row)["defect"] for row in rows])
