@@ -60,7 +60,7 @@ class Reporter:
     def _rate(self, name: str, done: int, total: int | None = None) -> str:
         began, first = self._began[name]
         rate = (done - first) / max(time.monotonic() - began, 1e-9)
-        text = f"{rate:.1f} {self.unit}/s"
+        text = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{60 * rate:.1f} {self.unit}/min"
         if total is not None and rate > 0:
             text += f", {(total - done) / rate:.0f} s left"
         return text

@@ -23,14 +23,16 @@ def tiny_recipe() -> Recipe:
     return Recipe().override(**TINY, first_layer="standardize", folds=0, target_fpr=0.2, review_fpr=0.4, n_rotations=2)
 
 
-def write_part(path: Path, rng: np.random.Generator, *, shade: int, defect: bool) -> None:
-    """A noisy plate of a shade, with a bright square where it has a defect."""
-    pixels = rng.normal(shade, 12, size=(80, 72, 3))
+def write_part(path: Path, rng: np.random.Generator, *, shade: int, defect: bool) -> Image.Image:
+    """A noisy plate of a shade, with a bright square where it has a defect; returns the mask."""
+    pixels, mask = rng.normal(shade, 12, size=(80, 72, 3)), np.zeros((80, 72), np.uint8)
     if defect:
         row, column = rng.integers(10, 40, size=2)
         pixels[row : row + 24, column : column + 24] = rng.normal(235, 4, size=(24, 24, 3))
+        mask[row : row + 24, column : column + 24] = 255
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+    return Image.fromarray(mask)
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +45,10 @@ def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_part(root / category / "train" / "good" / f"{i:02d}.jpg", rng, shade=shade, defect=False)
         for i in range(4):
             write_part(root / category / "test" / "good" / f"{i:02d}.jpg", rng, shade=shade, defect=False)
-            write_part(root / category / "test" / "dent" / f"{i:02d}.png", rng, shade=shade, defect=True)
-            mask = root / category / "ground_truth" / "dent" / f"{i:02d}_mask.png"
-            mask.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (72, 80)).save(mask)
+            mask = write_part(root / category / "test" / "dent" / f"{i:02d}.png", rng, shade=shade, defect=True)
+            path = root / category / "ground_truth" / "dent" / f"{i:02d}_mask.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mask.save(path)
     return root
 
 

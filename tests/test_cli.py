@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy_and_answers_at_once() -> None:
     assert min(seconds) < 5  # 0.2 s where nothing else runs; the imports above are what is tested
 
 
-@pytest.mark.parametrize("verb", ["fit", "score", "evaluate", "models", "schemas", "doctor", "demo"])
+@pytest.mark.parametrize("verb", ["fit", "score", "evaluate", "reproduce", "models", "schemas", "doctor", "demo"])
 def test_every_verb_explains_itself(verb: str) -> None:
     assert run(verb, "--help").exit_code == 0
 
@@ -105,7 +105,7 @@ def test_a_config_file_that_is_no_toml_is_refused(fit_options: list[object], tmp
     refused(run(*fit_options, "--config", tmp_path / "fit.toml"), "fit.toml")
 
 
-@pytest.mark.parametrize("name", ["fit", "score"])
+@pytest.mark.parametrize("name", ["fit", "score", "evaluate", "reproduce"])
 def test_the_job_files_and_their_configuration_are_valid(name: str) -> None:
     jobs = Path(__file__).parent.parent / "jobs"
     assert len((jobs / f"{name}.py").read_text().splitlines()) < 20

@@ -103,9 +103,7 @@ def test_flagged_images_have_a_map_in_units_of_the_model(scored: tuple[Path, dic
         assert flagged[row["image_id"]]["area_fraction"] == pytest.approx((gradient > 1).mean(), abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("n_actors", "batch_size", "shuffled"), [(1, 4, False), (3, 32, False), (2, 5, True)], ids=["1x4", "3x32", "shuffled"]
-)
+@pytest.mark.parametrize(("n_actors", "batch_size", "shuffled"), [(1, 32, False), (3, 5, True)], ids=["1x32", "3x5 shuffled"])
 def test_scores_do_not_change_with_actors_batches_or_order(
     n_actors: int,
     batch_size: int,
