@@ -24,7 +24,7 @@ lint: $(STAMP)  ## style, imports, formatting
 types: $(STAMP)  ## mypy --strict on the package and the jobs
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## the figures of docs/benchmarks.md
+bench: $(STAMP)  ## the speed figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 lock:  ## requirements.lock again, from pyproject.toml

@@ -1,1 +1,1 @@
-"""Every speed figure that a document quotes, as a command: `make bench`."""
+"""Every figure that a document quotes, as a command: speed by `make bench`, quality by `python -m benchmarks.NAME`."""

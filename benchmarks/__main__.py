@@ -1,4 +1,4 @@
-"""Runs all benchmarks and prints them as the rows of a Markdown table."""
+"""Runs the speed benchmark and prints them as the rows of a Markdown table."""
 
 from benchmarks.scoring import measure
 

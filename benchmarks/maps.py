@@ -2,7 +2,7 @@
 
     DIFFERNET_TEST_DATA=FOLDER python -m benchmarks.maps MODELS
 
-MODELS is a store with a fitted model of the tiles. Even images choose, odd ones are reported: 20 of each kind in each part.
+MODELS is a store with a fitted model of the tiles. Even images choose, odd ones are reported: at most 20 of each kind in both.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -19,10 +20,12 @@ from torchvision.transforms.functional import gaussian_blur
 
 from benchmarks import tiles
 from differnet_ray.data.images import decode
+from differnet_ray.data.manifest import defects
 from differnet_ray.data.masks import mask_uri, read_mask
 from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.storage import canonical, read_bytes
 from differnet_ray.experiments.features import images_of
+from differnet_ray.experiments.published import TILES
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.gradient_map import pixel_gradient
 from differnet_ray.model.metrics import GOOD
@@ -51,8 +54,8 @@ UNITS: dict[str, Callable[[Tensor], Tensor]] = {
 def main(models: str) -> None:
     """Prints Markdown."""
     store = ModelStore(canonical(models))
-    version = store.latest(tiles.CATEGORY)
-    net = LoadedModels(canonical(models), {tiles.CATEGORY: version}, best_device())[tiles.CATEGORY].net
+    version = store.latest(TILES)
+    net = LoadedModels(canonical(models), {TILES: version}, best_device())[TILES].net
     parts = [list(_examples(part)) for part in (0, 1)]
     choosing = _study(net, parts[0])
     print("| blur before the absolute value, sigma | rotations | unit | pixel AUROC | AUPRO |\n|---|---|---|---|---|")
@@ -67,12 +70,12 @@ def main(models: str) -> None:
 
 
 def _examples(part: int) -> Iterator[tuple[Tensor, npt.NDArray[np.bool_]]]:
-    rows = images_of(tiles.listing(), tiles.CATEGORY, "test").to_pylist()
-    kinds = [dict(row["attributes"])["defect"] for row in rows]
+    rows = images_of(tiles.listing(), TILES, "test")
+    kinds = np.array(defects(rows))
     for kind in sorted(set(kinds)):
-        for row in [row for row, found in zip(rows, kinds, strict=True) if found == kind][part::2][:PER_KIND]:
-            mask = np.zeros((PIXELS, PIXELS), np.bool_) if kind == GOOD else read_mask(str(mask_uri(row["uri"])), PIXELS)
-            yield torch.from_numpy(decode(read_bytes(row["uri"]), size=448).pixels), mask
+        for uri in rows.filter(pa.array(kinds == kind))["uri"].to_pylist()[part::2][:PER_KIND]:
+            mask = np.zeros((PIXELS, PIXELS), np.bool_) if kind == GOOD else read_mask(str(mask_uri(uri)), PIXELS)
+            yield torch.from_numpy(decode(read_bytes(uri), size=448).pixels), mask
 
 
 def _study(

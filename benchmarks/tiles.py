@@ -13,13 +13,13 @@ from torch import Tensor
 
 from differnet_ray.config import Recipe, preset
 from differnet_ray.data.images import decode
-from differnet_ray.data.manifest import Listing, list_images
+from differnet_ray.data.manifest import Listing, defects, list_images
 from differnet_ray.data.storage import canonical, read_bytes
 from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of
+from differnet_ray.experiments.published import TILES
 from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest
 from differnet_ray.stages import best_device
 
-CATEGORY = "magnetic_tile"
 WEIGHTS = "weights/alexnet-imagenet1k-v1-features.safetensors"
 
 
@@ -48,9 +48,10 @@ def extractor(of: Recipe) -> Extractor:
 
 def images(split: str, every: int) -> tuple[Tensor, npt.NDArray[np.str_]]:
     """Every so many-th image of a split, uint8 (N, 448, 448, 3), with its kind."""
-    rows = images_of(listing(), CATEGORY, split).to_pylist()[::every]
-    pixels = [torch.from_numpy(decode(read_bytes(row["uri"]), size=448).pixels) for row in rows]
-    return torch.stack(pixels), np.array([dict(row["attributes"])["defect"] for row in rows])
+    rows = images_of(listing(), TILES, split)
+    rows = rows.take(range(0, rows.num_rows, every))
+    pixels = [torch.from_numpy(decode(read_bytes(uri), size=448).pixels) for uri in rows["uri"].to_pylist()]
+    return torch.stack(pixels), np.array(defects(rows))
 
 
 def stored_recipe() -> Recipe:
@@ -61,13 +62,13 @@ def stored_recipe() -> Recipe:
 def stored_features(output: str) -> tuple[Floats, Floats, npt.NDArray[np.str_]]:
     """Training features (N, 32, D), test features (N, 32, D) and kinds, from the output of `reproduce`."""
     weights, _ = load_backbone_weights(str(data_folder() / WEIGHTS))
-    store = FeatureStore.at(canonical(output), listing(), stored_recipe(), weights_digest(weights))
-    parts = {split: parts_of(listing(), CATEGORY, split, kind) for split, kind in (("train", "bank"), ("test", "fixed"))}
+    store = FeatureStore.at(canonical(output), stored_recipe(), weights_digest(weights))
+    parts = {split: parts_of(listing(), TILES, split, kind) for split, kind in (("train", "bank"), ("test", "fixed"))}
     missing = [part for part in [*parts["train"], *parts["test"]] if not store.has(part)]
     if missing:
         sys.exit(
             f"{output} lacks {len(missing)} parts of the features: run `differnet-ray reproduce --experiment table2 "
             f"--transforms 32 --fresh-epochs 8 --data {data_folder()}/mtd --output {output}` first"
         )
-    rows = images_of(listing(), CATEGORY, "test")["attributes"].to_pylist()
-    return store.read(parts["train"])[0], store.read(parts["test"])[0], np.array([dict(row)["defect"] for row in rows])
+    test, usable = store.read(parts["test"])
+    return store.read(parts["train"])[0], test, np.array(defects(images_of(listing(), TILES, "test")))[usable]

@@ -39,14 +39,15 @@ def main(output: str, picture: str | None) -> None:
         recipe = tiles.stored_recipe().override(hidden=512, epochs=EPOCHS, **changes)
         flow = Flow(recipe.extractor.n_features, recipe.flow, seed=0)
         epochs: list[EpochStats] = []
+        end = ""
         try:
-            epochs.extend(fit(flow, StoredBank(torch.from_numpy(train), recipe.fit), recipe.fit))
+            for stats in fit(flow, StoredBank(torch.from_numpy(train), recipe.fit), recipe.fit):
+                epochs.append(stats)
         except FitError as error:
-            print(f"| {name} | {error} | | | | |")
-            continue
+            end = f"; then {error}"
         worst = max(epochs, key=lambda stats: stats.largest_loss)
         print(
-            f"| {name} | {worst.largest_loss:.3g} | {worst.epoch} | {epochs[0].loss:.3g} | {epochs[-1].loss:.3f} | "
+            f"| {name} | {worst.largest_loss:.3g} | {worst.epoch} | {epochs[0].loss:.3g} | {epochs[-1].loss:.3f}{end} | "
             f"{max(stats.grad_norm for stats in epochs):.3g} |",
             flush=True,
         )

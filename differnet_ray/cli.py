@@ -15,7 +15,7 @@ import click
 from differnet_ray import __version__
 from differnet_ray.config import PRESETS, preset
 from differnet_ray.errors import ConfigError, DifferNetError
-from differnet_ray.experiments.cells import EXPERIMENTS
+from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
 
 EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
 Command = Callable[..., Any]
@@ -89,6 +89,7 @@ def _recipe(verb: Command) -> Command:
             click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)), default="paper", show_default=True),
             click.option("--backbone-weights", metavar="PATH", help="AlexNet (.safetensors, .pth), or the word random."),
             click.option("--epochs", type=int, help="Instead of the preset's."),
+            click.option("--learning-rate", type=float, help="Of Adam."),
             click.option("--transforms", "n_transforms", type=int, help="T: transforms that a score is the mean of."),
             click.option("--brightness", type=float, help="Half-width of the brightness factors, such as 0.15."),
             click.option("--contrast", type=float, help="Half-width of the contrast factors, such as 0.15."),
@@ -223,7 +224,10 @@ def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], a
 @_category
 @click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fits of each row.")
 @_recipe
+@click.pass_context
 def reproduce(
+    ctx: click.Context,
+    /,
     experiment: str,
     data: str,
     output: str,
@@ -236,8 +240,11 @@ def reproduce(
     """Re-run a table or figure of the paper on a data set in MVTec AD layout; run again, it goes on where it was."""
     from differnet_ray.verbs import run_reproduce
 
-    recipe = preset(preset_name).override(**changes)
-    click.echo(run_reproduce(experiment, data, output, categories, recipe, backbone_weights, n_seeds))
+    recipe = published_recipe(experiment, preset(preset_name)).override(**changes)
+    text, complete = run_reproduce(experiment, data, output, categories, recipe, backbone_weights, n_seeds)
+    click.echo(text)
+    if not complete:
+        ctx.exit(EXIT_FAILED)
 
 
 @main.group()

@@ -135,39 +135,46 @@ def run_reproduce(
     recipe: Recipe,
     backbone_weights: str | None,
     n_seeds: int,
-) -> str:
-    """`reproduce`, checked before any work; returns the Markdown of the experiment's table."""
-    from differnet_ray.data.manifest import list_images, select
+) -> tuple[str, bool]:
+    """`reproduce`, checked before any work.
+
+    Returns:
+        The Markdown of the experiment's table, and whether every cell could be fitted.
+    """
+    from differnet_ray.data.manifest import defects, list_images, select
     from differnet_ray.data.storage import canonical, check_writable
-    from differnet_ray.experiments.cells import cells_of, feature_kinds, recipe_of
+    from differnet_ray.experiments.cells import cells_of, feature_kinds
     from differnet_ray.experiments.features import FeatureStore, all_parts, images_of
 
     backbone, weights = _backbone(backbone_weights)
-    listing = select(list_images([data]), categories=categories)
+    images = list_images([data])
+    _check_categories(categories, images.categories, data)
+    listing = select(images, categories=categories)
     n_images = {category: images_of(listing, category, "train").num_rows for category in listing.categories}
     for category, n in n_images.items():
-        kinds = {dict(attributes)["defect"] for attributes in images_of(listing, category, "test")["attributes"].to_pylist()}
+        kinds = set(defects(images_of(listing, category, "test")))
         if n < 2 or "good" not in kinds or len(kinds) < 2:
             raise ConfigError(
                 f"category {category!r} of {data} has {n} images in train/good and {sorted(kinds)} in test; expected at "
                 "least 2 good training images, and good and defective test images"
             )
-    if not n_images or (experiment == "multimodal" and len(n_images) < 2):
-        raise ConfigError(f"{data} has {len(n_images)} of the categories asked for: {experiment} needs more")
+    if experiment == "multimodal" and len(n_images) < 2:
+        raise ConfigError(f"multimodal fits all categories in one flow: expected at least 2, found {', '.join(n_images)}")
+    if experiment == "ablation" and recipe.extractor.n_scales < 2:
+        raise ConfigError("ablation compares one scale with several: expected --scales of at least 2")
     output = canonical(output)
     check_writable(output)
 
     from differnet_ray.distributed.reproduce import ReproduceJob, run_experiment
     from differnet_ray.distributed.resources import cluster
-    from differnet_ray.experiments.report import write_report
+    from differnet_ray.experiments.report import Setting, write_report
     from differnet_ray.progress import Reporter
 
-    recipe = recipe_of(experiment, recipe)
     job = ReproduceJob(
         output=output,
         listing=listing,
         recipe=recipe,
-        store=FeatureStore.at(output, listing, recipe, backbone.digest),
+        store=FeatureStore.at(output, recipe, backbone.digest),
         weights=weights,
         parts=list(all_parts(listing, feature_kinds(experiment))),
         cells=list(cells_of(experiment, recipe, n_images, n_seeds)),
@@ -178,9 +185,15 @@ def run_reproduce(
             lambda done, total: reporter.show({"features": (done, total, "")}),
             lambda done, total: reporter.show({"fits": (done, total, "")}),
         )
-    text = write_report(experiment, results, recipe, output)
+    text = write_report(Setting(experiment, recipe, backbone, canonical(data), len(n_images)), results, output)
     click.echo(f"table, Parquet and plots: {output}", err=True)
-    return text
+    return text, not any(result.error for result in results)
+
+
+def _check_categories(wanted: Sequence[str], found: Sequence[str], data: str) -> None:
+    for category in wanted:
+        if category not in found:
+            raise ConfigError(f"{category}: no images below {data}; it has the categories {', '.join(found)}")
 
 
 def _backbone(source: str | None) -> tuple[Backbone, Arrays]:

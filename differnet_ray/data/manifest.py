@@ -131,6 +131,11 @@ def select(listing: Listing, *, categories: Sequence[str] = (), split: str | Non
     return Listing(listing.table.filter(pa.array(keep, pa.bool_())), listing.skipped)
 
 
+def defects(rows: pa.Table) -> list[str]:
+    """The defect of each row by the MVTec AD layout, `good` for none; empty where the path does not say."""
+    return [dict(attributes).get("defect", "") for attributes in rows["attributes"].to_pylist()]
+
+
 def check_category(name: str) -> None:
     """Refuses names that cannot be a folder of the model store and a partition of the tables.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from differnet_ray.config import Recipe
 from differnet_ray.experiments.published import DIFFERNET, NEIGHBOUR, OCSVM, SHOTS_16
@@ -18,7 +18,7 @@ SUBSETS = 3  # random subsets of training images per size (Fig. 7)
 SMALLEST_SHOTS = 16
 MULTIMODAL_BLOCKS = 12  # K
 ILLUMINATION = 0.15  # half-width of brightness and contrast that the paper adds for the magnetic tiles
-METHODS = {DIFFERNET: "differnet", OCSVM: "one_class_svm", NEIGHBOUR: "nearest_neighbour"}
+FLOW, SVM, NEAREST = "differnet", "one_class_svm", "nearest_neighbour"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cell:
 
     Attributes:
         categories: fitted on together, scored one by one; one category except in `multimodal`.
-        method: one of `METHODS`' values.
+        method: `differnet`, `one_class_svm` or `nearest_neighbour`.
         seed: of weights, order and subsets.
         readings: rows that are read from the fit.
         n_scales: S.
@@ -53,8 +53,66 @@ class Cell:
 
     def file(self, recipe: Recipe, features: str) -> str:
         """Its file below the output: named after the cell, the recipe and the features, so that a change runs it again."""
-        what = json.dumps([asdict(self), asdict(recipe), features], sort_keys=True, default=str)
+        what = json.dumps([asdict(self), asdict(recipe), features], sort_keys=True)
         return f"cells/{hashlib.sha256(what.encode()).hexdigest()[:24]}.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was read from a fit for one category.
+
+    Attributes:
+        row: of the experiment's table.
+        n_transforms: T.
+        metrics: each of `metrics.IMAGE_METRICS`.
+        best_epoch_auroc: the largest AUROC of the epochs that were looked at, where there were several.
+        scores, kinds: of the test images; the kind `good` is without defect.
+    """
+
+    row: str
+    category: str
+    n_transforms: int
+    metrics: dict[str, float]
+    best_epoch_auroc: float | None
+    scores: list[float]
+    kinds: list[str]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A fitted cell, or why it could not be fitted.
+
+    Attributes:
+        curve: epoch, loss and AUROC (mean over categories, last reading) at epochs 1, 2, 4, ... and the last.
+        n_train: images that were fitted on.
+        n_unusable: images of the cell's categories that cannot be decoded.
+        error: the reason of a failure.
+    """
+
+    cell: Cell
+    rows: list[Row] = field(default_factory=list)
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    n_train: int = 0
+    n_unusable: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+    def to_json(self) -> bytes:
+        """For a file."""
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> CellResult:
+        """The inverse."""
+        values = json.loads(data)
+        cell = values.pop("cell")
+        readings = tuple(Reading(**reading) for reading in cell.pop("readings"))
+        return CellResult(
+            cell=Cell(**cell | {"categories": tuple(cell["categories"]), "readings": readings}),
+            rows=[Row(**row) for row in values.pop("rows")],
+            curve=[(epoch, loss, auroc) for epoch, loss, auroc in values.pop("curve")],
+            **values,
+        )
 
 
 def cells_of(experiment: str, recipe: Recipe, n_images: Mapping[str, int], n_seeds: int) -> Iterator[Cell]:
@@ -74,26 +132,26 @@ def cells_of(experiment: str, recipe: Recipe, n_images: Mapping[str, int], n_see
 
     if experiment == "multimodal":
         for seed in seeds:
-            yield Cell(tuple(n_images), "differnet", seed, full(DIFFERNET), n_scales)
+            yield Cell(tuple(n_images), FLOW, seed, full(DIFFERNET), n_scales)
         return
     for category, n in n_images.items():
         of = (category,)
         if experiment in ("table1", "table2"):
-            for row in (NEIGHBOUR, OCSVM):
-                yield Cell(of, METHODS[row], 0, full(row), n_scales)
+            yield Cell(of, SVM, 0, full(OCSVM), n_scales)
+            yield Cell(of, NEAREST, 0, full(NEIGHBOUR), n_scales)
             for seed in seeds:
-                yield Cell(of, "differnet", seed, full(DIFFERNET), n_scales)
+                yield Cell(of, FLOW, seed, full(DIFFERNET), n_scales)
         if experiment == "table1":
             for seed in range(SUBSETS):
-                yield Cell(of, "differnet", seed, full(SHOTS_16), n_scales, n_shots=min(SMALLEST_SHOTS, n))
+                yield Cell(of, FLOW, seed, full(SHOTS_16), n_scales, n_shots=min(SMALLEST_SHOTS, n))
         if experiment == "shots":
             size = SMALLEST_SHOTS
             while size < n:
                 for seed in range(SUBSETS):
-                    yield Cell(of, "differnet", seed, full(f"{size} images"), n_scales, n_shots=size)
+                    yield Cell(of, FLOW, seed, full(f"{size} images"), n_scales, n_shots=size)
                 size *= 2
             for seed in seeds:
-                yield Cell(of, "differnet", seed, full(f"{n} images"), n_scales)
+                yield Cell(of, FLOW, seed, full(f"{n} images"), n_scales)
         if experiment == "ablation":
             yield from _ablation(category, n_scales, n_transforms, seeds)
 
@@ -103,7 +161,7 @@ def _ablation(category: str, n_scales: int, n_transforms: int, seeds: Iterable[i
     letters = {1: "D", 4: "E", 16: "F"}
     steps = [*(t for t in letters if t < n_transforms), n_transforms]
     readings = tuple(Reading(f"{letters.get(t, 'G')}: {n_scales} scales, T = {t}", t) for t in steps)
-    of, method = (category,), "differnet"
+    of, method = (category,), FLOW
     for seed in seeds:
         yield Cell(of, method, seed, (Reading("A: one scale, no transforms", 1),), 1, transformed=False)
         yield Cell(of, method, seed, (Reading(f"B: one scale, T = {n_transforms}", n_transforms),), 1)
@@ -117,10 +175,10 @@ def feature_kinds(experiment: str) -> list[tuple[str, str]]:
     return [*kinds, ("train", "still"), ("test", "still")] if experiment == "ablation" else kinds
 
 
-def recipe_of(experiment: str, recipe: Recipe) -> Recipe:
-    """The recipe with what the paper changes for an experiment."""
+def published_recipe(experiment: str, recipe: Recipe) -> Recipe:
+    """A preset with what the paper changes for an experiment; options that are given come after it."""
     if experiment == "multimodal":
         return recipe.override(n_blocks=MULTIMODAL_BLOCKS)
-    if experiment == "table2" and recipe.transforms.brightness == recipe.transforms.contrast == 0:
+    if experiment == "table2":
         return recipe.override(brightness=ILLUMINATION, contrast=ILLUMINATION)
     return recipe

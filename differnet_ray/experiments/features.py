@@ -8,9 +8,10 @@ A part is the features of some images of one category under the transforms of on
     still   the image itself, of training and test images: the ablation's rows without transforms
     fixed   the T transforms of the fixed set, of test images
 
-    FOLDER/features/DIGEST/CATEGORY/PART.safetensors      features (n, t, D) float32, and which images could be read
+    OUTPUT/features/DIGEST/CATEGORY-IMAGES/PART.safetensors      features (n, t, D) float32, and which images are usable
 
-A part is written whole, so an interrupted experiment goes on where it was; DIGEST names all that decides a feature.
+A part is written whole, so an interrupted experiment goes on where it was. DIGEST names all that decides a feature apart
+from the images, IMAGES is the digest of the category's listing.
 """
 
 from __future__ import annotations
@@ -28,16 +29,20 @@ import torch
 from safetensors.numpy import load, save
 
 from differnet_ray.config import Recipe
+from differnet_ray.data.images import decode
 from differnet_ray.data.manifest import Listing, select
 from differnet_ray.data.model_store import Arrays
-from differnet_ray.data.storage import exists, join, read_bytes, write_bytes
-from differnet_ray.fit_category import usable_images
-from differnet_ray.model.differnet import transformed_features
+from differnet_ray.data.storage import exists, join, name_of, read_bytes, write_bytes
+from differnet_ray.errors import ImageError, StorageError
+from differnet_ray.model.differnet import CHUNK, transformed_features
 from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.metrics import GOOD
 from differnet_ray.model.transforms import TransformSet, fixed_transforms, random_transforms, sampling_positions
 from differnet_ray.stages import as_tensors
 
+CODE_VERSION = 1  # grows when a change of the code changes a feature: what was stored before is then not used again
 IMAGES_PER_PART = 16
+BANK_STREAM = 3  # of the random numbers of an image's bank
 STILL = TransformSet((0.0,), (1.0,), (1.0,))
 Floats = npt.NDArray[np.float32]
 
@@ -47,6 +52,7 @@ class Part:
     """The features of the images `start` to `stop` of a split of a category, under the transforms of a kind."""
 
     category: str
+    images: str
     split: str
     kind: str
     start: int
@@ -55,7 +61,7 @@ class Part:
     @property
     def file(self) -> str:
         """Its path below the folder of the features."""
-        return f"{quote(self.category, safe='')}/{self.split}-{self.kind}-{self.start:06d}.safetensors"
+        return f"{quote(self.category, safe='')}-{self.images}/{self.split}-{self.kind}-{self.start:06d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class FeatureStore:
     """Where the features of a data set lie, as plain values.
 
     Attributes:
-        folder: canonical URI; differs wherever a feature would.
+        folder: canonical URI; its name differs wherever a feature would.
         recipe: of the extractor, the transforms and the bank.
     """
 
@@ -71,10 +77,10 @@ class FeatureStore:
     recipe: Recipe
 
     @staticmethod
-    def at(output: str, listing: Listing, recipe: Recipe, backbone_digest: str) -> FeatureStore:
-        """The store for a data set, a recipe and a backbone below the canonical URI of an experiment's output."""
+    def at(output: str, recipe: Recipe, backbone_digest: str) -> FeatureStore:
+        """The store for a recipe and a backbone below the canonical URI of an experiment's output."""
         what = {
-            "listing": listing.digest(),
+            "code": CODE_VERSION,
             "backbone": backbone_digest,
             "extractor": asdict(recipe.extractor),
             "transforms": asdict(recipe.transforms),
@@ -82,6 +88,11 @@ class FeatureStore:
         }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         return FeatureStore(join(output, "features", digest), recipe)
+
+    @property
+    def name(self) -> str:
+        """The digest of all that decides a feature apart from the images."""
+        return name_of(self.folder)
 
     def has(self, part: Part) -> bool:
         """Whether a part was written."""
@@ -95,43 +106,50 @@ class FeatureStore:
             rows: manifest rows of its images.
             weights: of the backbone.
             device: such as `cpu` or `cuda`.
+
+        Raises:
+            StorageError: an image cannot be fetched, or the part not be written. (One that cannot be decoded is left out.)
         """
         extractor = Extractor(self.recipe.extractor, as_tensors(weights)).to(device)
-        size = self.recipe.extractor.image_size
-        fixed = fixed_transforms(self.recipe.transforms)
         usable, features = [], []
-        for position, (_, image) in enumerate(usable_images(rows, size), part.start):
-            usable.append(not isinstance(image, str))
-            if not isinstance(image, str):
-                transforms = {"still": STILL, "fixed": fixed}.get(part.kind) or self._bank_transforms(position)
-                positions = sampling_positions(transforms.angles, size, device)
-                features.append(transformed_features(extractor, torch.from_numpy(image), transforms, positions).cpu().numpy())
-        n_features = self.recipe.extractor.n_features
-        stacked = np.stack(features) if features else np.empty((0, 0, n_features), np.float32)
+        for position, uri in enumerate(rows["uri"].to_pylist(), part.start):
+            image = _pixels(uri, self.recipe.extractor.image_size)
+            usable.append(image is not None)
+            if image is not None:
+                features.append(_features(extractor, image, self._transforms(part.kind, position)))
+        stacked = np.stack(features) if features else np.empty((0, 0, self.recipe.extractor.n_features), np.float32)
         write_bytes(join(self.folder, part.file), save({"features": stacked, "usable": np.array(usable, np.uint8)}))
 
     def read(self, parts: Sequence[Part]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """Features (N, t, D) of the usable images of some parts, in order, and which of all their images were usable."""
+        """Reads parts.
+
+        Returns:
+            Features (N, t, D) of the usable images of the parts, in order, and bool (M,): which of all their images are.
+        """
         found = [load(read_bytes(join(self.folder, part.file))) for part in parts]
-        features = [part["features"] for part in found if len(part["features"])]
+        features = [part["features"] for part in found if len(part["features"])] or [found[0]["features"]]
         return np.concatenate(features), np.concatenate([part["usable"] for part in found]).astype(bool)
 
-    def _bank_transforms(self, position: int) -> TransformSet:
-        fit = self.recipe.fit
-        rng = np.random.default_rng([position, 3])
+    def _transforms(self, kind: str, position: int) -> TransformSet:
+        if kind == "still":
+            return STILL
+        if kind == "fixed":
+            return fixed_transforms(self.recipe.transforms)
+        fit, rng = self.recipe.fit, np.random.default_rng([position, BANK_STREAM])
         return random_transforms(self.recipe.transforms, fit.fresh_epochs * fit.transforms_per_image, rng)
 
 
 def parts_of(listing: Listing, category: str, split: str, kind: str) -> list[Part]:
     """The parts that hold a kind of features of a split of a category."""
+    images = select(listing, categories=[category]).digest()[:16]
     n = images_of(listing, category, split).num_rows
     starts = range(0, n, IMAGES_PER_PART)
-    return [Part(category, split, kind, start, min(start + IMAGES_PER_PART, n)) for start in starts]
+    return [Part(category, images, split, kind, start, min(start + IMAGES_PER_PART, n)) for start in starts]
 
 
 def images_of(listing: Listing, category: str, split: str) -> pa.Table:
     """Manifest rows of the good training images, or of all test images, of a category."""
-    return select(listing, categories=[category], split=split, defect="good" if split == "train" else None).table
+    return select(listing, categories=[category], split=split, defect=GOOD if split == "train" else None).table
 
 
 def all_parts(listing: Listing, kinds: Sequence[tuple[str, str]]) -> Iterator[Part]:
@@ -139,3 +157,21 @@ def all_parts(listing: Listing, kinds: Sequence[tuple[str, str]]) -> Iterator[Pa
     for category in listing.categories:
         for split, kind in kinds:
             yield from parts_of(listing, category, split, kind)
+
+
+def _pixels(uri: str, size: int) -> torch.Tensor | None:
+    try:
+        return torch.from_numpy(decode(read_bytes(uri), size=size).pixels)
+    except ImageError:
+        return None
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri} was listed, but is no longer there: run the same command again") from error
+
+
+def _features(extractor: Extractor, image: torch.Tensor, transforms: TransformSet) -> Floats:
+    chunks = []
+    for start in range(0, len(transforms), CHUNK):  # the sampling positions of a whole bank would take gigabytes
+        some = transforms.slice(start, start + CHUNK)
+        positions = sampling_positions(some.angles, image.shape[0], extractor.mean.device)
+        chunks.append(transformed_features(extractor, image, some, positions).cpu())
+    return torch.cat(chunks).numpy()

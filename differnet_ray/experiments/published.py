@@ -44,6 +44,8 @@ def published_auroc(experiment: str, row: str, category: str | None) -> float | 
         return TABLE_3.get(row[:1]) if category is None else None
     if experiment == "multimodal":
         return MULTIMODAL_MEAN if category is None else None
+    if experiment == "shots":
+        return None  # Fig. 7 has no figures in print
     if category is None:
         known = [figures[row] for figures in TABLE_1.values() if row in figures]
         return round(sum(known) / len(known), 1) if known else None

@@ -1,8 +1,9 @@
 """The result of an experiment: a Parquet file, a Markdown table beside the paper's figures, and the paper's plots.
 
-OUTPUT/EXPERIMENT.parquet      one row per row, category and seed (`tables.REPRODUCTIONS`)
-OUTPUT/EXPERIMENT.md           mean and spread over seeds beside the paper's figures
-OUTPUT/EXPERIMENT-*.png        ROC curves (Fig. 5), score histogram (Fig. 6), number of images (Fig. 7)
+OUTPUT/EXPERIMENT.parquet           one row per row, category and seed (`tables.REPRODUCTIONS`)
+OUTPUT/EXPERIMENT.md                mean and spread over seeds beside the paper's figures, and what it was run with
+OUTPUT/EXPERIMENT-CATEGORY-*.png    ROC curves (Fig. 5), score histogram (Fig. 6)
+OUTPUT/EXPERIMENT-images.png        AUROC against the number of training images (Fig. 7)
 """
 
 from __future__ import annotations
@@ -10,140 +11,179 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from differnet_ray.config import Recipe
+from differnet_ray.data.model_store import Backbone
 from differnet_ray.data.storage import join, write_bytes
 from differnet_ray.data.tables import REPRODUCTIONS, conform
-from differnet_ray.experiments.published import TABLE_2_QUOTED, published_auroc
+from differnet_ray.experiments.cells import FLOW, CellResult, Row
+from differnet_ray.experiments.published import SHOTS_16, TABLE_2_QUOTED, published_auroc
+from differnet_ray.fit_category import library_versions
 from differnet_ray.model.metrics import GOOD, roc_curve
 from differnet_ray.report.plots import roc_plot, score_histogram, shots_plot
 
-COLUMNS = ("auroc", "average_precision", "f1_max", "recall_at_zero_fpr", "recall_at_1_percent_fpr")
-HEADERS = ("AUROC", "AP", "F1-max", "recall at 0 FPR", "recall at 1 % FPR")
+HEADERS = {
+    "auroc": "AUROC",
+    "average_precision": "AP",
+    "f1_max": "F1-max",
+    "recall_at_zero_fpr": "recall at 0 FPR",
+    "recall_at_1_percent_fpr": "recall at 1 % FPR",
+}
+READING = (
+    "In %, last epoch, mean ± standard deviation over seeds. `best epoch` is the best of the evaluations at epochs 1, 2, 4, "
+    "... and the last, chosen on the test set itself: it is how the authors' code reports, and an overestimate."
+)
 
 
-def write_report(experiment: str, results: Sequence[Mapping[str, Any]], recipe: Recipe, output: str) -> str:
+@dataclass(frozen=True)
+class Setting:
+    """What an experiment was run with, for its report.
+
+    Attributes:
+        data: locations of the data set.
+        n_categories: that were asked for.
+    """
+
+    experiment: str
+    recipe: Recipe
+    backbone: Backbone
+    data: str
+    n_categories: int
+
+
+def write_report(setting: Setting, results: Sequence[CellResult], output: str) -> str:
     """Writes the files of an experiment.
 
     Args:
-        experiment: its name.
-        results: of `distributed/reproduce.py`.
-        recipe: that they were fitted with.
+        setting: what it was run with.
+        results: of its cells.
         output: canonical URI.
 
     Returns:
         The Markdown.
     """
-    rows = [row for result in results for row in _rows(experiment, result)]
+    experiment = setting.experiment
     buffer = io.BytesIO()
-    pq.write_table(conform(pa.Table.from_pylist(rows, REPRODUCTIONS.schema), REPRODUCTIONS.schema), buffer, compression="zstd")
+    rows = pa.Table.from_pylist(list(_records(experiment, results)), REPRODUCTIONS.schema)
+    pq.write_table(conform(rows, REPRODUCTIONS.schema), buffer, compression="zstd")
     write_bytes(join(output, f"{experiment}.parquet"), buffer.getvalue())
-    text = _markdown(experiment, rows, results, recipe)
+    text = _markdown(setting, results)
     write_bytes(join(output, f"{experiment}.md"), text.encode())
-    for name, picture in _plots(experiment, results, rows).items():
+    for name, picture in _plots(experiment, results):
         write_bytes(join(output, f"{experiment}-{name}.png"), picture)
     return text
 
 
-def _rows(experiment: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    cell = result["cell"]
-    best = max((point["auroc"] for point in result["curve"]), default=None)
-    only_one = len(result["rows"]) == 1
-    return [
-        {
-            "experiment": experiment,
-            "row": row["row"],
-            "category": row["category"],
-            "method": cell["method"],
-            "seed": cell["seed"],
-            "n_train": result["n_train"],
-            "n_good": row["metrics"]["n_good"],
-            "n_anomalous": row["metrics"]["n_anomalous"],
-            "n_transforms": row["n_transforms"],
-            **{name: row["metrics"][name] for name in COLUMNS},
-            "best_epoch_auroc": best if only_one else None,
-            "published_auroc": paper / 100 if paper is not None else None,
-            "seconds": result["seconds"],
-        }
-        for row in result["rows"]
-        for paper in [published_auroc(experiment, row["row"], row["category"])]
-    ]
+def _records(experiment: str, results: Sequence[CellResult]) -> Iterator[dict[str, object]]:
+    for result in results:
+        for row in result.rows:
+            paper = published_auroc(experiment, row.row, row.category)
+            yield {
+                "experiment": experiment,
+                "row": row.row,
+                "category": row.category,
+                "method": result.cell.method,
+                "seed": result.cell.seed,
+                "n_train": result.n_train,
+                "n_good": row.kinds.count(GOOD),
+                "n_anomalous": len(row.kinds) - row.kinds.count(GOOD),
+                "n_transforms": row.n_transforms,
+                **row.metrics,
+                "best_epoch_auroc": row.best_epoch_auroc,
+                "published_auroc": None if paper is None else paper / 100,
+                "seconds": result.seconds,
+            }
 
 
-def _markdown(experiment: str, rows: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
-    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        grouped[row["category"], row["row"]].append(row)
-    headers = ["category", "row", "paper", *HEADERS, "best epoch", "seeds"]
-    lines = ["| " + " | ".join(headers) + " |", "|" + "---|" * len(headers)]
-
-    def line(category: str, row: str, paper: float | None, group: Sequence[Mapping[str, Any]]) -> str:
-        cells = [_percent([found.get(name) for found in group]) for name in (*COLUMNS, "best_epoch_auroc")]
-        return "| " + " | ".join([category, row, "" if paper is None else f"{paper:.1f}", *cells, str(len(group))]) + " |"
-
-    for (category, name), group in grouped.items():
-        lines.append(line(category, name, published_auroc(experiment, name, category), group))
-    categories = sorted({category for category, _ in grouped})
-    for name in dict.fromkeys(name for _, name in grouped):
+def _markdown(setting: Setting, results: Sequence[CellResult]) -> str:
+    experiment = setting.experiment
+    grouped: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))  # row, category: its seeds
+    for result in results:
+        for row in result.rows:
+            grouped[row.row][row.category].append(row)
+    lines = [_line(["category", "row", "paper", *HEADERS.values(), "best epoch", "seeds"])]
+    lines.append("|" + "---|" * (len(HEADERS) + 5))
+    for category in dict.fromkeys(row.category for result in results for row in result.rows):
+        for name in grouped:
+            if seeds := grouped[name].get(category):
+                figures = [_percent([row.metrics[metric] for row in seeds]) for metric in HEADERS]
+                best = _percent([row.best_epoch_auroc for row in seeds if row.best_epoch_auroc is not None])
+                paper = published_auroc(experiment, name, category)
+                lines.append(_line([category, name, _figure(paper), *figures, best, str(len(seeds))]))
+    for name, found in grouped.items():
         paper = published_auroc(experiment, name, None)
-        if len(categories) > 1 or (paper is not None and experiment != "table1"):
-            of_categories = [found for (_, row), found in grouped.items() if row == name]
-            means = [{column: float(np.mean([row[column] for row in found])) for column in COLUMNS} for found in of_categories]
-            lines.append(line("mean of categories (paper: MVTec AD)", name, paper, means))
-    failed = [f"- {result['cell']['categories']}: {result['error']}" for result in results if "error" in result]
+        if len(found) > 1 or (paper is not None and experiment != "table1"):
+            means = [_mean_percent([row.metrics[metric] for row in seeds] for seeds in found.values()) for metric in HEADERS]
+            where = f"mean of {len(found)} of {setting.n_categories} categories (paper: of MVTec AD's 15)"
+            lines.append(_line([where, name, _figure(paper), *means, "", ""]))
+    failed = [
+        f"- {', '.join(result.cell.categories)}: {' / '.join(reading.row for reading in result.cell.readings)}, seed "
+        f"{result.cell.seed}: {result.error}"
+        for result in results
+        if result.error
+    ]
+    unusable = max((result.n_unusable for result in results), default=0)
     quoted = ", ".join(f"{name} {figure}" for name, figure in TABLE_2_QUOTED.items())
-    return "\n".join(
-        [
-            f"# {experiment}",
-            "",
-            "In %, mean ± standard deviation over seeds, last epoch. `best epoch` is the best of the evaluations at epochs "
-            "1, 2, 4, ... and the last on the test set itself: it is how the authors' code reports, and an overestimate.",
-            "",
-            *lines,
-            "",
-            *([f"Quoted by the paper, not run here: {quoted}.", ""] if experiment == "table2" else []),
-            *(["Failed:", "", *failed, ""] if failed else []),
-            "Recipe:",
-            "",
-            "```json",
-            json.dumps(recipe.to_dict(), indent=2),
-            "```",
-            "",
-        ]
-    )
+    notice = "" if setting.backbone.pretrained else "**The backbone has random, untrained weights: these figures say nothing.**"
+    parts = [
+        f"# {experiment}",
+        notice,
+        READING,
+        "\n".join(lines),
+        f"Quoted by the paper, not run here: {quoted}." if experiment == "table2" else "",
+        "\n".join(["Failed:", "", *failed]) if failed else "",
+        f"Up to {unusable} images of a fit could not be decoded and were left out." if unusable else "",
+        f"Data: `{setting.data}`. Backbone: `{setting.backbone.name}`, SHA-256 `{setting.backbone.digest}`.",
+        f"Versions: {', '.join(f'{name} {version}' for name, version in library_versions().items())}.",
+        "\n".join(["Recipe:", "", "```json", json.dumps(setting.recipe.to_dict(), indent=2), "```"]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _percent(values: Sequence[float | None]) -> str:
-    known = [100 * value for value in values if value is not None]
-    if not known:
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _figure(auroc: float | None) -> str:
+    return "" if auroc is None else f"{auroc:.1f}"
+
+
+def _percent(values: Sequence[float]) -> str:
+    if not values:
         return ""
-    return f"{np.mean(known):.1f}" + (f" ± {np.std(known, ddof=1):.1f}" if len(known) > 1 else "")
+    return f"{100 * np.mean(values):.1f}" + (f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def _plots(experiment: str, results: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    plots = {}
-    first = [row for result in results if result["cell"]["seed"] == 0 for row in result["rows"]]
-    curves = {}
-    for row in first:
-        scores, is_anomaly = np.array(row["scores"]), np.array(row["kinds"]) != GOOD
-        curve = roc_curve(scores, is_anomaly)
-        curves[f"{row['category']}: {row['row']}"] = (curve.false_positive_rate, curve.true_positive_rate)
-    plots["roc"] = roc_plot(curves, f"{experiment}: detection of anomalous images, seed 0")
-    of_flow = [row for row in first if row["row"] not in ("OCSVM", "1-NN")]
-    for category in dict.fromkeys(row["category"] for row in of_flow):
-        row = [row for row in of_flow if row["category"] == category][-1]
-        scores, is_anomaly = np.array(row["scores"]), np.array(row["kinds"]) != GOOD
-        title = f"{category}, {row['row']}: anomaly scores, seed 0"
-        plots[f"histogram-{category}"] = score_histogram(scores[~is_anomaly], scores[is_anomaly], None, title)
+def _mean_percent(categories: Iterator[list[float]] | Sequence[list[float]]) -> str:
+    return f"{100 * np.mean([np.mean(seeds) for seeds in categories]):.1f}"
+
+
+def _plots(experiment: str, results: Sequence[CellResult]) -> Iterator[tuple[str, bytes]]:
+    by_category: dict[str, list[tuple[str, Row]]] = defaultdict(list)
+    for result in results:
+        for row in result.rows:
+            if result.cell.seed == 0:
+                by_category[row.category].append((result.cell.method, row))
+    for category, found in by_category.items():
+        file = quote(category, safe="")
+        curves = {row.row: roc_curve(row.scores, np.array(row.kinds) != GOOD) for _, row in found}
+        points = {name: (curve.false_positive_rate, curve.true_positive_rate) for name, curve in curves.items()}
+        yield f"{file}-roc", roc_plot(points, f"{experiment}, {category}: detection of anomalous images, seed 0")
+        flows = [row for method, row in found if method == FLOW and row.row != SHOTS_16]
+        if flows:
+            scores, is_anomaly = np.array(flows[-1].scores), np.array(flows[-1].kinds) != GOOD
+            title = f"{experiment}, {category}: {flows[-1].row}, seed 0"
+            yield f"{file}-histogram", score_histogram(scores[~is_anomaly], scores[is_anomaly], None, title)
     if experiment == "shots":
-        points: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for row in rows:
-            points[row["category"]].append((row["n_train"], row["auroc"]))
-        plots["images"] = shots_plot(points, "AUROC against the number of training images")
-    return plots
+        sizes: Mapping[str, list[tuple[int, float]]] = defaultdict(list)
+        for result in results:
+            for row in result.rows:
+                sizes[row.category].append((result.n_train, row.metrics["auroc"]))
+        yield "images", shots_plot(sizes, "AUROC against the number of training images")

@@ -6,8 +6,7 @@ Legend: N training images, t transforms per image and epoch, F fresh epochs, T t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +14,19 @@ import torch
 from torch import Tensor
 
 from differnet_ray.config import FitConfig, Recipe
-from differnet_ray.data.manifest import Listing
-from differnet_ray.experiments.cells import Cell
+from differnet_ray.data.manifest import Listing, defects
+from differnet_ray.errors import FitError
+from differnet_ray.experiments.cells import FLOW, NEAREST, SVM, Cell, CellResult, Row
 from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of
 from differnet_ray.model.baselines import fit_nearest_neighbour, fit_one_class_svm
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.metrics import GOOD, auroc, detection_metrics
+from differnet_ray.model.metrics import GOOD, IMAGE_METRICS, auroc
 from differnet_ray.model.scoring import transform_scores
+
+BASELINES = {SVM: fit_one_class_svm, NEAREST: fit_nearest_neighbour}
+SUBSET_STREAM = 4  # of the random numbers that choose a subset of the training images
+Scores = Mapping[str, npt.NDArray[np.float64]]
 
 
 class StoredBank:
@@ -45,14 +49,7 @@ class StoredBank:
         return self.features[:, start : start + self.t]
 
 
-def run_cell(
-    cell: Cell,
-    recipe: Recipe,
-    store: FeatureStore,
-    listing: Listing,
-    device: str,
-    on_epoch: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+def run_cell(cell: Cell, recipe: Recipe, store: FeatureStore, listing: Listing, device: str) -> CellResult:
     """Fits a cell and measures its rows.
 
     Args:
@@ -61,73 +58,77 @@ def run_cell(
         store: features, complete for the cell's categories.
         listing: of the data set.
         device: such as `cpu` or `cuda`.
-        on_epoch: told of finished epochs of all.
-
-    Returns:
-        `rows`: one per reading and category, with metrics and scores; `curve`: epoch, loss and AUROC (mean over categories,
-        last reading) at epochs 1, 2, 4, ... and the last; `losses`, `n_train`, `seconds`.
 
     Raises:
-        FitError: the loss is not finite.
+        FitError: a category lacks usable images, or the loss or a score is not finite.
     """
     began = time.monotonic()
-    d = cell.n_scales * 256
-    train = np.concatenate([_train_features(cell, store, listing, category) for category in cell.categories])[..., :d]
-    kind = "fixed" if cell.transformed else "still"
-    tests = {}
+    d = cell.n_scales * recipe.extractor.n_features // recipe.extractor.n_scales
+    n_unusable = 0
+    trains, tests, kinds = [], {}, {}
     for category in cell.categories:
-        features, usable = store.read(parts_of(listing, category, "test", kind))
-        attributes = images_of(listing, category, "test")["attributes"].to_pylist()
-        kinds = np.array([dict(found)["defect"] for found, good in zip(attributes, usable, strict=True) if good])
-        tests[category] = (np.ascontiguousarray(features[..., :d]), kinds)
-    curve: list[dict[str, float]] = []
-    losses: list[float] = []
-    if cell.method == "differnet":
-        config = recipe.override(seed=cell.seed).fit
-        flow = Flow(d, recipe.flow, seed=cell.seed).to(device)
-        bank = StoredBank(torch.from_numpy(train).to(device), config)
-        for stats in fit(flow, bank, config):
-            losses.append(stats.loss)
-            on_epoch(stats.epoch, config.epochs)
-            last = stats.epoch == config.epochs
-            if last or stats.epoch & (stats.epoch - 1) == 0:
-                scores = {category: transform_scores(flow, features) for category, (features, _) in tests.items()}
-                found = [auroc(scores[category].mean(axis=1), kinds != GOOD) for category, (_, kinds) in tests.items()]
-                curve.append({"epoch": stats.epoch, "loss": stats.loss, "auroc": float(np.mean(found))})
+        train, usable = store.read(parts_of(listing, category, "train", "bank" if cell.transformed else "still"))
+        n_unusable += int((~usable).sum())
+        if cell.n_shots is not None:
+            rng = np.random.default_rng([cell.seed, SUBSET_STREAM])
+            train = train[np.sort(rng.choice(len(train), min(cell.n_shots, len(train)), replace=False))]
+        test, usable = store.read(parts_of(listing, category, "test", "fixed" if cell.transformed else "still"))
+        n_unusable += int((~usable).sum())
+        kinds[category] = np.array(defects(images_of(listing, category, "test")))[usable]
+        if len(train) < 2 or not 0 < (kinds[category] == GOOD).sum() < len(test):
+            raise FitError(
+                f"category {category!r} has {len(train)} usable training images, {(kinds[category] == GOOD).sum()} usable good "
+                f"and {(kinds[category] != GOOD).sum()} usable defective test images: expected at least 2, 1 and 1"
+            )
+        trains.append(train[..., :d])
+        tests[category] = np.ascontiguousarray(test[..., :d])
+    train = np.concatenate(trains) if len(trains) > 1 else trains[0]
+    if cell.method == FLOW:
+        scores, curve = _fit_flow(cell, recipe, train, tests, kinds, device)
     else:
-        fit_baseline = {"one_class_svm": fit_one_class_svm, "nearest_neighbour": fit_nearest_neighbour}[cell.method]
-        scorer = fit_baseline(train.reshape(-1, d), cell.seed)
-        scores = {
-            category: scorer(features.reshape(-1, d)).reshape(features.shape[:2]) for category, (features, _) in tests.items()
-        }
-    return {
-        "rows": [
-            _row(reading.row, category, scores[category][:, : reading.n_transforms], kinds)
-            for reading in cell.readings
-            for category, (_, kinds) in tests.items()
-        ],
-        "curve": curve,
-        "losses": losses,
-        "n_train": len(train),
-        "seconds": round(time.monotonic() - began, 1),
-    }
+        scorer = BASELINES[cell.method](train.reshape(-1, d), cell.seed)
+        scores = {category: scorer(test.reshape(-1, d)).reshape(test.shape[:2]) for category, test in tests.items()}
+        curve = []
+    for category, found in scores.items():
+        if not np.isfinite(found).all():
+            raise FitError(f"{(~np.isfinite(found)).any(axis=1).sum()} test images of {category!r} have no finite score")
+    rows = []
+    for reading in cell.readings:
+        for category, found in scores.items():
+            means, is_anomaly = found[:, : reading.n_transforms].mean(axis=1), kinds[category] != GOOD
+            last = len(cell.categories) == 1 and reading == cell.readings[-1]
+            rows.append(
+                Row(
+                    row=reading.row,
+                    category=category,
+                    n_transforms=reading.n_transforms,
+                    metrics={name: metric(means, is_anomaly) for name, metric in IMAGE_METRICS.items()},
+                    best_epoch_auroc=max((point[2] for point in curve), default=None) if last else None,
+                    scores=means.tolist(),
+                    kinds=kinds[category].tolist(),
+                )
+            )
+    return CellResult(cell, rows, curve, len(train), n_unusable, round(time.monotonic() - began, 1))
 
 
-def _train_features(cell: Cell, store: FeatureStore, listing: Listing, category: str) -> Floats:
-    features, _ = store.read(parts_of(listing, category, "train", "bank" if cell.transformed else "still"))
-    if cell.n_shots is None:
-        return features
-    chosen = np.random.default_rng([cell.seed, 4]).choice(len(features), min(cell.n_shots, len(features)), replace=False)
-    return features[np.sort(chosen)]
-
-
-def _row(row: str, category: str, scores: npt.NDArray[np.float64], kinds: npt.NDArray[np.str_]) -> Mapping[str, Any]:
-    means = scores.mean(axis=1)
-    return {
-        "row": row,
-        "category": category,
-        "n_transforms": scores.shape[1],
-        "metrics": detection_metrics(means, kinds),
-        "scores": means.tolist(),
-        "kinds": kinds.tolist(),
-    }
+def _fit_flow(
+    cell: Cell,
+    recipe: Recipe,
+    train: Floats,
+    tests: Mapping[str, Floats],
+    kinds: Mapping[str, npt.NDArray[np.str_]],
+    device: str,
+) -> tuple[Scores, list[tuple[int, float, float]]]:
+    """Scores (N, T) of each category after the last epoch, and the curve."""
+    config = recipe.override(seed=cell.seed).fit
+    flow = Flow(train.shape[-1], recipe.flow, seed=cell.seed).to(device)
+    bank = StoredBank(torch.from_numpy(train).to(device), config)
+    curve: list[tuple[int, float, float]] = []
+    scores: Scores = {}
+    for stats in fit(flow, bank, config):
+        if stats.epoch == config.epochs or stats.epoch & (stats.epoch - 1) == 0:
+            scores = {category: transform_scores(flow, test) for category, test in tests.items()}
+            if all(np.isfinite(found).all() for found in scores.values()):
+                aurocs = [auroc(found.mean(axis=1), kinds[category] != GOOD) for category, found in scores.items()]
+                curve.append((stats.epoch, stats.loss, float(np.mean(aurocs))))
+    return scores, curve

@@ -128,7 +128,7 @@ def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
         config: optimiser, epochs, batch and seed.
 
     Raises:
-        FitError: the loss is not finite; the flow is then of no use.
+        FitError: the loss or its gradient is not finite; the flow is then of no use.
     """
     device = flow.shift.device
     first: list[Tensor] = []
@@ -150,18 +150,18 @@ def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
         largest_norm = 0.0
         for chosen in order.to(device).split(config.images_per_batch):
             loss = nll(*flow(features[chosen].flatten(0, 1))).mean()
-            batch_losses.append(loss.item())
-            if not math.isfinite(batch_losses[-1]):
-                raise FitError(
-                    f"the loss became {batch_losses[-1]} in epoch {epoch + 1} of {config.epochs} (learning rate "
-                    f"{config.learning_rate}): a smaller learning rate, max_grad_norm or a first_layer as in the preset `fast` "
-                    "keep it finite"
-                )
             optimizer.zero_grad()
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), config.max_grad_norm or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), config.max_grad_norm or math.inf).item()
+            batch_losses.append(loss.item())
+            if not math.isfinite(batch_losses[-1]) or not math.isfinite(norm):
+                raise FitError(
+                    f"the loss became {batch_losses[-1]}, its gradient {norm}, in epoch {epoch + 1} of {config.epochs} "
+                    f"(learning rate {config.learning_rate}): a smaller learning rate, max_grad_norm or a first_layer as in the "
+                    "preset `fast` keep them finite"
+                )
             optimizer.step()
-            largest_norm = max(largest_norm, norm.item())
+            largest_norm = max(largest_norm, norm)
         sizes = [len(chosen) for chosen in order.split(config.images_per_batch)]
         yield EpochStats(epoch + 1, float(np.average(batch_losses, weights=sizes)), max(batch_losses), largest_norm)
     flow.requires_grad_(False)

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from differnet_ray.data.images import decode
+from differnet_ray.data.manifest import defects
 from differnet_ray.data.masks import has_masks, mask_uri, read_mask
 from differnet_ray.data.results import read_table
 from differnet_ray.data.storage import join, name_of, read_bytes, write_bytes
@@ -38,11 +39,6 @@ VERDICTS = {  # (is good, status) -> what the decision was
     (False, "anomalous"): "found",
     (False, "ok"): "MISSED",
 }
-
-
-def defects(rows: pa.Table) -> list[str]:
-    """The defect of each row, from its attributes."""
-    return [dict(attributes).get("defect", "") for attributes in rows["attributes"].to_pylist()]
 
 
 def evaluate_scores(rows: pa.Table, output: str) -> dict[str, Any]:

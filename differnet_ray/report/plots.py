@@ -53,7 +53,7 @@ def roc_plot(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) -> b
     labels = []
     for number, (category, points) in enumerate(curves.items()):
         fpr, tpr = (np.asarray(rate, dtype=np.float64) for rate in points)
-        colour, style = LINE_COLOURS[number % 7], ("-", "--", ":", "-.")[number // 7 % 4]
+        colour, style = _line_style(number)
         handles += axes.plot(fpr, tpr, color=colour, linestyle=style, linewidth=2, clip_on=False, zorder=3)
         auroc = f"{100 * np.trapezoid(tpr, fpr):5.1f}".replace(" ", "\u2007")  # a space as wide as a digit
         labels.append(f"{auroc}  {_fit(figure, category, 170, 10)}")
@@ -125,11 +125,13 @@ def shots_plot(points: Mapping[str, Sequence[tuple[int, float]]], title: str) ->
     figure, axes = _chart(840, 540, title)
     handles: list[Artist] = []
     for number, found in enumerate(points.values()):
-        colour = LINE_COLOURS[number % 7]
+        colour, style = _line_style(number)
         sizes, aurocs = (np.array(values, dtype=np.float64) for values in zip(*found, strict=True))
         at = np.unique(sizes)
         axes.scatter(sizes, 100 * aurocs, s=14, color=colour, alpha=0.5, zorder=3)
-        handles += axes.plot(at, [100 * aurocs[sizes == size].mean() for size in at], color=colour, linewidth=2)
+        handles += axes.plot(
+            at, [100 * aurocs[sizes == size].mean() for size in at], color=colour, linestyle=style, linewidth=2
+        )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_xlabel("training images", fontsize=11)
@@ -210,6 +212,10 @@ def contact_sheet(sections: Mapping[str, Sequence[Tile]], title: str, columns: i
     if has_maps:
         sheet[y + 2 : y + 14, GAP : GAP + 128] = MAP_COLOURS[::2]
     return _png(sheet)
+
+
+def _line_style(number: int) -> tuple[str, str]:
+    return LINE_COLOURS[number % 7], ("-", "--", ":", "-.")[number // 7 % 4]
 
 
 def _edges(

@@ -13,14 +13,8 @@ from differnet_ray.data.tables import REPRODUCTIONS
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 SIZES = [
-    "--preset=fast",
-    "--image-size=64",
-    "--scales=1",
-    "--transforms=4",
-    "--blocks=2",
-    "--hidden=16",
-    "--epochs=4",
-    "--fresh-epochs=1",
+    *("--preset=fast", "--image-size=128", "--scales=2", "--transforms=4"),
+    *("--blocks=2", "--hidden=16", "--epochs=4", "--fresh-epochs=1"),
 ]
 
 
@@ -36,9 +30,9 @@ def test_an_experiment_is_a_table_a_parquet_file_and_plots_and_goes_on_where_it_
     rows = pq.read_table(tmp_path / "ablation.parquet")
     assert rows.schema.equals(REPRODUCTIONS.schema)
     assert [row[0] for row in rows["row"].to_pylist()] == ["A", "B", "C", "D", "E"]
-    assert "| lid | E: 1 scales, T = 4 |" in text
+    assert "| lid | E: 2 scales, T = 4 |" in text
     assert (tmp_path / "ablation.md").read_text().strip() == text.strip()
-    assert {path.name for path in tmp_path.glob("*.png")} == {"ablation-roc.png", "ablation-histogram-lid.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"ablation-lid-roc.png", "ablation-lid-histogram.png"}
 
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*/*") if path.is_file()}
     lost = [next(path for path in written if path.parent.name == "cells"), *tmp_path.rglob("train-bank-000000.safetensors")]
@@ -50,10 +44,23 @@ def test_an_experiment_is_a_table_a_parquet_file_and_plots_and_goes_on_where_it_
     assert {path for path in written if after[path] != written[path]} == set(lost)
 
 
+def test_a_fit_that_fails_is_said_and_does_not_stop_the_others(factory: Path, tmp_path: Path) -> None:
+    arguments = ["reproduce", "--data", str(factory), "--output", str(tmp_path), "--experiment", "table2", *SIZES]
+    config = tmp_path / "c.toml"
+    config.write_text("brightness = 0.0\n")
+    more = ["--category", "lid", "--seeds", "1", "--backbone-weights", "random", "--config", str(config)]
+    result = CliRunner().invoke(cli.main, [*arguments, *more, "--learning-rate", "1e30"])
+    assert result.exit_code == 1, result.output
+    assert "- lid: DifferNet, seed 0: the loss became" in result.stdout
+    assert "| lid | 1-NN |" in result.stdout
+    assert '"brightness": 0.0' in result.stdout  # the command line and its file win over the paper's 0.15
+    assert '"contrast": 0.15' in result.stdout
+
+
 def test_a_data_set_that_cannot_be_measured_is_refused(factory: Path, tmp_path: Path) -> None:
     arguments = ["reproduce", "--data", str(factory), "--output", str(tmp_path), "--backbone-weights", "random"]
     result = CliRunner().invoke(cli.main, [*arguments, "--experiment", "multimodal", "--category", "lid"])
-    assert (result.exit_code, "multimodal needs more" in result.output) == (2, True)
-    result = CliRunner().invoke(cli.main, [*arguments, "--experiment", "table2", "--category", "nothing"])
-    assert result.exit_code == 2
+    assert (result.exit_code, "expected at least 2" in result.output) == (2, True)
+    result = CliRunner().invoke(cli.main, [*arguments, "--experiment", "table2", "--category", "lid", "--category", "nut"])
+    assert (result.exit_code, "nut: no images below" in result.output) == (2, True)
     assert not (tmp_path / "features").exists()

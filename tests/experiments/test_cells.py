@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from differnet_ray.config import Recipe, preset
-from differnet_ray.experiments.cells import EXPERIMENTS, cells_of, recipe_of
+from differnet_ray.experiments.cells import EXPERIMENTS, CellResult, Row, cells_of, published_recipe
 from differnet_ray.experiments.published import TABLE_1, TABLE_2, TILES, published_auroc
 
 IMAGES = {"bolt": 100, "nut": 10}
@@ -52,13 +52,21 @@ def test_the_ablation_has_the_rows_a_to_g_and_reads_four_of_them_from_one_fit() 
 def test_multimodal_is_one_deeper_flow_of_all_categories() -> None:
     (cell,) = cells_of("multimodal", PAPER, IMAGES, 1)
     assert cell.categories == ("bolt", "nut")
-    assert recipe_of("multimodal", PAPER).flow.n_blocks == 12
+    assert published_recipe("multimodal", PAPER).flow.n_blocks == 12
 
 
-def test_the_tiles_get_the_illumination_of_the_paper_unless_another_is_asked_for() -> None:
-    assert recipe_of("table2", PAPER).transforms.brightness == recipe_of("table2", PAPER).transforms.contrast == 0.15
-    assert recipe_of("table2", PAPER.override(contrast=0.3)).transforms.brightness == 0
-    assert recipe_of("table1", PAPER) == PAPER
+def test_the_tiles_get_the_illumination_of_the_paper() -> None:
+    transforms = published_recipe("table2", PAPER).transforms
+    assert transforms.brightness == transforms.contrast == 0.15
+    assert published_recipe("table1", PAPER) == PAPER
+
+
+def test_a_result_is_the_same_after_a_trip_through_its_file() -> None:
+    (*_, cell) = cells_of("ablation", PAPER, {"bolt": 100}, 1)
+    row = Row("D", "bolt", 4, {"auroc": 0.5}, None, [1.0, 2.0], ["good", "crack"])
+    result = CellResult(cell, [row], [(1, -0.5, 0.75)], 100, 2, 1.5)
+    assert CellResult.from_json(result.to_json()) == result
+    assert CellResult.from_json(CellResult(cell, error="no").to_json()) == CellResult(cell, error="no")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
 
@@ -12,9 +15,9 @@ from differnet_ray.config import Recipe
 from differnet_ray.data.images import decode
 from differnet_ray.data.manifest import Listing, list_images
 from differnet_ray.data.storage import canonical
-from differnet_ray.errors import FitError
+from differnet_ray.errors import FitError, StorageError
 from differnet_ray.experiments.cells import Cell, Reading
-from differnet_ray.experiments.features import FeatureStore, Part, all_parts, images_of, parts_of
+from differnet_ray.experiments.features import FeatureStore, Floats, Part, all_parts, images_of, parts_of
 from differnet_ray.experiments.run_cell import StoredBank, run_cell
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor, load_backbone_weights
@@ -38,7 +41,7 @@ def recipe(tiny_recipe: Recipe) -> Recipe:
 @pytest.fixture(scope="module")
 def store(listing: Listing, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     weights = {key: value.numpy() for key, value in load_backbone_weights("random")[0].items()}
-    store = FeatureStore.at(canonical(str(tmp_path_factory.mktemp("out"))), listing, recipe, "random")
+    store = FeatureStore.at(canonical(str(tmp_path_factory.mktemp("out"))), recipe, "random")
     for part in all_parts(listing, KINDS):
         rows = images_of(listing, part.category, part.split)
         store.extract(part, rows[part.start : part.stop], weights, "cpu")
@@ -65,16 +68,39 @@ def test_features_are_those_that_the_model_computes_from_the_image(
     assert transform_scores(flow, features)[5].mean() == pytest.approx(score_image(net, image).anomaly_score, rel=1e-6)
 
 
-def test_images_that_cannot_be_read_have_no_features(store: FeatureStore, listing: Listing, tmp_path: Path) -> None:
+def test_images_that_cannot_be_decoded_have_no_features_and_lost_ones_stop_the_work(
+    store: FeatureStore, listing: Listing, tmp_path: Path
+) -> None:
     rows = images_of(listing, "lid", "test")
-    gone = rows.set_column(1, rows.schema.field("uri"), [["file:///nowhere.png", *rows["uri"].to_pylist()[1:]]])
     weights = {key: value.numpy() for key, value in load_backbone_weights("random")[0].items()}
     there = FeatureStore(canonical(str(tmp_path)), store.recipe)
-    part = Part("lid", "test", "still", 0, 8)
-    there.extract(part, gone, weights, "cpu")
+    (part,) = parts_of(listing, "lid", "test", "still")
+
+    def first_is(uri: str) -> pa.Table:
+        return rows.set_column(1, rows.schema.field("uri"), [[uri, *rows["uri"].to_pylist()[1:]]])
+
+    (tmp_path / "text.png").write_text("no image")
+    there.extract(part, first_is(canonical(str(tmp_path / "text.png"))), weights, "cpu")
     features, usable = there.read([part])
     assert usable.tolist() == [False, *[True] * 7]
-    assert np.array_equal(features, store.read(parts_of(listing, "lid", "test", "still"))[0][1:])
+    assert np.array_equal(features, store.read([part])[0][1:])
+    with pytest.raises(StorageError, match="no longer there"):
+        there.extract(part, first_is("file:///nowhere.png"), weights, "cpu")
+
+
+def test_the_store_is_another_wherever_a_feature_would_be(recipe: Recipe) -> None:
+    stores = [
+        FeatureStore.at("file:///a", changed, backbone)
+        for changed, backbone in [
+            (recipe, "x"),
+            (recipe, "y"),
+            (recipe.override(brightness=0.1), "x"),
+            (recipe.override(fresh_epochs=3), "x"),
+            (recipe.override(image_size=128), "x"),
+        ]
+    ]
+    assert len({store.name for store in stores}) == 5
+    assert FeatureStore.at("file:///b", recipe.override(epochs=99, hidden=8), "x").name == stores[0].name
 
 
 def test_a_bank_gives_each_epoch_its_own_transforms_and_begins_again_after_the_fresh_ones(
@@ -96,39 +122,50 @@ def test_every_method_is_measured_alike_and_finds_the_dents(
     method: str, store: FeatureStore, listing: Listing, recipe: Recipe
 ) -> None:
     result = run_cell(cell(method), recipe, store, listing, "cpu")
-    (row,) = result["rows"]
-    assert sorted(set(row["kinds"])) == ["dent", "good"]
-    assert (row["metrics"]["n_good"], row["metrics"]["n_anomalous"], result["n_train"]) == (4, 4, 12)
-    assert row["metrics"]["auroc"] == 1.0
-    again = run_cell(cell(method), recipe, store, listing, "cpu")
-    assert again["rows"] == result["rows"]
+    (row,) = result.rows
+    assert (row.kinds.count("good"), row.kinds.count("dent"), result.n_train, result.n_unusable) == (4, 4, 12, 0)
+    assert row.metrics["auroc"] == 1.0
+    assert run_cell(cell(method), recipe, store, listing, "cpu").rows == result.rows
 
 
 def test_the_curve_is_told_at_powers_of_two_and_the_last_epoch(store: FeatureStore, listing: Listing, recipe: Recipe) -> None:
     result = run_cell(cell(), recipe, store, listing, "cpu")
-    assert [point["epoch"] for point in result["curve"]] == [1, 2, 4, 6]
-    assert result["curve"][-1]["auroc"] == result["rows"][0]["metrics"]["auroc"]
-    assert len(result["losses"]) == 6
+    assert [epoch for epoch, _, _ in result.curve] == [1, 2, 4, 6]
+    assert result.curve[-1][2] == result.rows[0].metrics["auroc"]
+    assert result.rows[0].best_epoch_auroc == max(auroc for _, _, auroc in result.curve)
 
 
 def test_readings_of_one_fit_are_prefixes_of_its_transforms(store: FeatureStore, listing: Listing, recipe: Recipe) -> None:
     result = run_cell(cell(readings=(Reading("one", 1), Reading("all", 4))), recipe, store, listing, "cpu")
     single = run_cell(cell(readings=(Reading("one", 1),)), recipe, store, listing, "cpu")
-    assert result["rows"][0] == single["rows"][0]
-    assert result["rows"][0]["scores"] != result["rows"][1]["scores"]
+    assert result.rows[0].scores == single.rows[0].scores
+    assert result.rows[0].scores != result.rows[1].scores
+    assert [row.best_epoch_auroc is None for row in result.rows] == [True, False]
 
 
 def test_shots_are_random_subsets_and_categories_can_be_fitted_together(
     store: FeatureStore, listing: Listing, recipe: Recipe
 ) -> None:
     few = [run_cell(cell(n_shots=5, seed=seed), recipe, store, listing, "cpu") for seed in (0, 1)]
-    assert [result["n_train"] for result in few] == [5, 5]
-    assert few[0]["rows"][0]["scores"] != few[1]["rows"][0]["scores"]
+    assert [result.n_train for result in few] == [5, 5]
+    assert few[0].rows[0].scores != few[1].rows[0].scores
     together = run_cell(cell(categories=("lid", "plate")), recipe, store, listing, "cpu")
-    assert together["n_train"] == 24
-    assert [row["category"] for row in together["rows"]] == ["lid", "plate"]
+    assert together.n_train == 24
+    assert [row.category for row in together.rows] == ["lid", "plate"]
 
 
-def test_a_fit_that_diverges_says_so(store: FeatureStore, listing: Listing, recipe: Recipe) -> None:
+def test_a_fit_that_diverges_and_a_category_without_good_test_images_say_so(
+    store: FeatureStore, listing: Listing, recipe: Recipe
+) -> None:
     with pytest.raises(FitError, match="the loss became"):
         run_cell(cell(), recipe.override(learning_rate=1e6), store, listing, "cpu")
+
+    class WithoutGood(FeatureStore):
+        def read(self, parts: Sequence[Part]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+            features, usable = super().read(parts)
+            if parts[0].split == "test":
+                usable = np.array([True] * 4 + [False] * 4)  # dents, then good ones
+            return features[usable], usable
+
+    with pytest.raises(FitError, match="12 usable training images, 0 usable good and 4 usable defective"):
+        run_cell(cell(), recipe, WithoutGood(store.folder, store.recipe), listing, "cpu")

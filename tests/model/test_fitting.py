@@ -195,7 +195,7 @@ def test_the_steps_are_those_of_adam_as_it_is_written_down(bank: FeatureBank, ma
 
 def test_a_loss_that_is_not_finite_ends_the_fit_with_its_epoch_and_learning_rate(bank: FeatureBank) -> None:
     config = replace(CONFIG, learning_rate=1e30, max_grad_norm=None)
-    with pytest.raises(FitError, match=r"the loss became (nan|inf) in epoch \d of 8 \(learning rate 1e\+30\)"):
+    with pytest.raises(FitError, match=r"the loss became .*(nan|inf).* in epoch \d of 8 \(learning rate 1e\+30\)"):
         fitted(bank, config)
 
 
