@@ -2,7 +2,7 @@
 
     DIFFERNET_TEST_DATA=FOLDER python -m benchmarks.maps MODELS
 
-MODELS is a store with a fitted model of the tiles. Even images choose, odd ones are reported: at most 20 of each kind in both.
+MODELS is a store with a fitted model of the tiles. Even images choose, odd ones are reported; at most 20 of each kind.
 """
 
 from __future__ import annotations
