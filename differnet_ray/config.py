@@ -51,8 +51,10 @@ class TransformConfig:
     n_transforms: int = 64  # T: size of the fixed set
     brightness: float = 0.0  # a: factors lie in [1 - a, 1 + a]
     contrast: float = 0.0
+    pooled: bool = False  # features are averaged over the fixed set before the flow, in fitting and at scoring
 
     def __post_init__(self) -> None:
+        _require(isinstance(self.pooled, bool), "pooled", self.pooled, "true or false")
         _require(1 <= self.n_transforms <= 1024, "n_transforms", self.n_transforms, "1 to 1024")
         _require(0 <= self.brightness < 1, "brightness", self.brightness, "0 <= brightness < 1")
         _require(0 <= self.contrast < 1, "contrast", self.contrast, "0 <= contrast < 1")
@@ -65,12 +67,16 @@ class FlowConfig:
     n_blocks: int = 8  # K
     hidden: int = 2048  # width of the hidden layers
     clamp_alpha: float = 3.0  # alpha of eq. 2
+    power: float = 1.0  # features y are raised to it before all else: those of a ReLU network are skewed
     first_layer: str = "none"  # a fixed affine layer in front, from the training features: one of FIRST_LAYERS
+    shrinkage: float = 0.02  # of the covariance that `whiten` makes the identity
 
     def __post_init__(self) -> None:
         _require(1 <= self.n_blocks <= 64, "n_blocks", self.n_blocks, "1 to 64")
         _require(1 <= self.hidden <= 16384, "hidden", self.hidden, "1 to 16384")
         _require(self.clamp_alpha > 0, "clamp_alpha", self.clamp_alpha, "a positive number")
+        _require(0 < self.power <= 1, "power", self.power, "0 < power <= 1")
+        _require(0 < self.shrinkage < 1, "shrinkage", self.shrinkage, "0 < shrinkage < 1")
         _require(self.first_layer in FIRST_LAYERS, "first_layer", self.first_layer, ", ".join(FIRST_LAYERS))
 
 

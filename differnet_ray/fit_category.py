@@ -206,7 +206,9 @@ class _Material:
     def fit(self, bank: Bank, nth: int = 0, n_fits: int = 1) -> tuple[DifferNet, tuple[float, ...]]:
         """The nth of so many fits, all by the same recipe, and the loss of every epoch."""
         flow = Flow(self.recipe.extractor.n_features, self.recipe.flow, seed=self.recipe.fit.seed)
-        net = DifferNet(self.extractor, flow, fixed_transforms(self.recipe.transforms)).to(self.extractor.mean.device)
+        net = DifferNet(
+            self.extractor, flow, fixed_transforms(self.recipe.transforms), pooled=self.recipe.transforms.pooled
+        ).to(self.extractor.mean.device)
         losses, epochs = [], self.recipe.fit.epochs
         for epoch in fit(net.flow, bank, self.recipe.fit):
             losses.append(epoch.loss)

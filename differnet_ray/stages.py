@@ -70,7 +70,7 @@ class LoadedModels:
             self._extractors[key] = Extractor(config, as_tensors(stored.weights))
         flow = Flow(config.n_features, stored.recipe.flow, seed=None)
         flow.load_state_dict(as_tensors(stored.flow), assign=True)
-        net = DifferNet(self._extractors[key], flow, TransformSet(**stored.transforms))
+        net = DifferNet(self._extractors[key], flow, TransformSet(**stored.transforms), pooled=stored.recipe.transforms.pooled)
         return LoadedModel(net.requires_grad_(False).eval().to(self.device), stored)
 
 

@@ -176,7 +176,7 @@ def run_reproduce(
         recipe=recipe,
         store=FeatureStore.at(output, recipe, backbone.digest),
         weights=weights,
-        parts=list(all_parts(listing, feature_kinds(experiment))),
+        parts=list(all_parts(listing, feature_kinds(experiment, recipe))),
         cells=list(cells_of(experiment, recipe, n_images, n_seeds)),
     )
     with cluster(), Reporter("steps") as reporter:

@@ -56,6 +56,11 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("transforms", "brightness", 1.0),
     ("transforms", "contrast", -0.1),
     ("transforms", "contrast", 1.0),
+    ("transforms", "pooled", 1),
+    ("flow", "power", 0.0),
+    ("flow", "power", 1.1),
+    ("flow", "shrinkage", 0.0),
+    ("flow", "shrinkage", 1.0),
     ("flow", "n_blocks", 0),
     ("flow", "n_blocks", 65),
     ("flow", "hidden", 0),
@@ -97,7 +102,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("section", "key", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(section: str, key: str, value: Any) -> None:
-    says = f"^{key} = {re.escape(repr(value))} is not allowed: expected .*(\\d|positive|zero|whiten)"
+    says = f"^{key} = {re.escape(repr(value))} is not allowed: expected .*(\\d|positive|zero|whiten|true)"
     with pytest.raises(ConfigError, match=says):
         SECTIONS[section](**{key: value})
     with pytest.raises(ConfigError, match=says):

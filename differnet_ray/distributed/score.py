@@ -89,6 +89,11 @@ def models_in_use(
         known_transforms = len(record["transforms"]["angles"])
         if n_transforms is not None and n_transforms > known_transforms:
             raise ConfigError(f"--transforms {n_transforms}: the model of {category!r} has {known_transforms}")
+        if n_transforms not in (None, known_transforms) and record["recipe"]["transforms"]["pooled"]:
+            raise ConfigError(
+                f"--transforms {n_transforms}: the model of {category!r} pools the features of all its {known_transforms} "
+                "transforms, and its threshold holds for them alone"
+            )
     return (
         {category: (record["version"], record["digest"]) for category, record in records.items()},
         {category: record["recipe"]["extractor"]["image_size"] for category, record in records.items()},

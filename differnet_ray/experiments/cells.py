@@ -169,10 +169,15 @@ def _ablation(category: str, n_scales: int, n_transforms: int, seeds: Iterable[i
         yield Cell(of, method, seed, readings, n_scales)
 
 
-def feature_kinds(experiment: str) -> list[tuple[str, str]]:
+def feature_kinds(experiment: str, recipe: Recipe) -> list[tuple[str, str]]:
     """The features that an experiment needs: pairs of split and kind (`features.py`)."""
-    kinds = [("train", "bank"), ("test", "fixed")]
+    kinds = [("train", train_kind(recipe, transformed=True)), ("test", "fixed")]
     return [*kinds, ("train", "still"), ("test", "still")] if experiment == "ablation" else kinds
+
+
+def train_kind(recipe: Recipe, *, transformed: bool) -> str:
+    """The kind of features that a fit is made on: random transforms, the fixed set where it is pooled, or none."""
+    return "still" if not transformed else "fixed" if recipe.transforms.pooled else "bank"
 
 
 def published_recipe(experiment: str, recipe: Recipe) -> Recipe:

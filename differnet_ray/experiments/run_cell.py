@@ -6,7 +6,9 @@ Legend: N training images, t transforms per image and epoch, F fresh epochs, T t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,9 @@ from torch import Tensor
 from differnet_ray.config import FitConfig, Recipe
 from differnet_ray.data.manifest import Listing, defects
 from differnet_ray.errors import FitError
-from differnet_ray.experiments.cells import FLOW, NEAREST, SVM, Cell, CellResult, Row
+from differnet_ray.experiments.cells import FLOW, NEAREST, SVM, Cell, CellResult, Row, train_kind
 from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of
-from differnet_ray.model.baselines import fit_nearest_neighbour, fit_one_class_svm
+from differnet_ray.model.baselines import Scorer, fit_nearest_neighbour, fit_one_class_svm
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.metrics import GOOD, IMAGE_METRICS, auroc
@@ -26,7 +28,8 @@ from differnet_ray.model.scoring import transform_scores
 
 BASELINES = {SVM: fit_one_class_svm, NEAREST: fit_nearest_neighbour}
 SUBSET_STREAM = 4  # of the random numbers that choose a subset of the training images
-Scores = Mapping[str, npt.NDArray[np.float64]]
+Score = Callable[[Floats], npt.NDArray[np.float64]]
+"""Features (N, T, D) to one score a transform (N, T)."""
 
 
 class StoredBank:
@@ -65,70 +68,87 @@ def run_cell(cell: Cell, recipe: Recipe, store: FeatureStore, listing: Listing, 
     began = time.monotonic()
     d = cell.n_scales * recipe.extractor.n_features // recipe.extractor.n_scales
     n_unusable = 0
-    trains, tests, kinds = [], {}, {}
+    trains, tests = [], {}
     for category in cell.categories:
-        train, usable = store.read(parts_of(listing, category, "train", "bank" if cell.transformed else "still"))
+        kind = train_kind(recipe, transformed=cell.transformed)
+        train, usable = store.read(parts_of(listing, category, "train", kind))
         n_unusable += int((~usable).sum())
         if cell.n_shots is not None:
             rng = np.random.default_rng([cell.seed, SUBSET_STREAM])
             train = train[np.sort(rng.choice(len(train), min(cell.n_shots, len(train)), replace=False))]
         test, usable = store.read(parts_of(listing, category, "test", "fixed" if cell.transformed else "still"))
         n_unusable += int((~usable).sum())
-        kinds[category] = np.array(defects(images_of(listing, category, "test")))[usable]
-        if len(train) < 2 or not 0 < (kinds[category] == GOOD).sum() < len(test):
+        kinds = np.array(defects(images_of(listing, category, "test")))[usable]
+        if len(train) < 2 or not 0 < (kinds == GOOD).sum() < len(test):
             raise FitError(
-                f"category {category!r} has {len(train)} usable training images, {(kinds[category] == GOOD).sum()} usable good "
-                f"and {(kinds[category] != GOOD).sum()} usable defective test images: expected at least 2, 1 and 1"
+                f"category {category!r} has {len(train)} usable training images, {(kinds == GOOD).sum()} usable good and "
+                f"{(kinds != GOOD).sum()} usable defective test images: expected at least 2, 1 and 1"
             )
-        trains.append(train[..., :d])
-        tests[category] = np.ascontiguousarray(test[..., :d])
+        train = train[..., :d]
+        trains.append(train.mean(axis=1, keepdims=True) if recipe.transforms.pooled else train)
+        tests[category] = _Test(np.ascontiguousarray(test[..., :d]), kinds, recipe.transforms.pooled)
     train = np.concatenate(trains) if len(trains) > 1 else trains[0]
+    curve: list[tuple[int, float, float]] = []
+    score: Score
     if cell.method == FLOW:
-        scores, curve = _fit_flow(cell, recipe, train, tests, kinds, device)
+        score, curve = _fit_flow(cell, recipe, train, tests, device)
     else:
         scorer = BASELINES[cell.method](train.reshape(-1, d), cell.seed)
-        scores = {category: scorer(test.reshape(-1, d)).reshape(test.shape[:2]) for category, test in tests.items()}
-        curve = []
-    for category, found in scores.items():
-        if not np.isfinite(found).all():
-            raise FitError(f"{(~np.isfinite(found)).any(axis=1).sum()} test images of {category!r} have no finite score")
+        score = partial(_by_sample, scorer)
     rows = []
     for reading in cell.readings:
-        for category, found in scores.items():
-            means, is_anomaly = found[:, : reading.n_transforms].mean(axis=1), kinds[category] != GOOD
+        for category, found in tests.items():
+            scores = found.scores(score, reading.n_transforms)
+            if not np.isfinite(scores).all():
+                raise FitError(f"{(~np.isfinite(scores)).sum()} test images of {category!r} have no finite score")
             last = len(cell.categories) == 1 and reading == cell.readings[-1]
             rows.append(
                 Row(
                     row=reading.row,
                     category=category,
                     n_transforms=reading.n_transforms,
-                    metrics={name: metric(means, is_anomaly) for name, metric in IMAGE_METRICS.items()},
+                    metrics={name: metric(scores, found.kinds != GOOD) for name, metric in IMAGE_METRICS.items()},
                     best_epoch_auroc=max((point[2] for point in curve), default=None) if last else None,
-                    scores=means.tolist(),
-                    kinds=kinds[category].tolist(),
+                    scores=scores.tolist(),
+                    kinds=found.kinds.tolist(),
                 )
             )
     return CellResult(cell, rows, curve, len(train), n_unusable, round(time.monotonic() - began, 1))
 
 
+@dataclass(frozen=True)
+class _Test:
+    """Test images of a category: features (N, T, D), kinds (N,), and whether features are averaged, or else scores."""
+
+    features: Floats
+    kinds: npt.NDArray[np.str_]
+    pooled: bool
+
+    def scores(self, score: Score, n_transforms: int) -> npt.NDArray[np.float64]:
+        """One score an image, (N,), from its first so many transforms."""
+        features = self.features[:, :n_transforms]
+        means: npt.NDArray[np.float64] = score(features.mean(axis=1, keepdims=True) if self.pooled else features).mean(axis=1)
+        return means
+
+
+def _by_sample(scorer: Scorer, features: Floats) -> npt.NDArray[np.float64]:
+    return scorer(features.reshape(-1, features.shape[-1])).reshape(features.shape[:2])
+
+
 def _fit_flow(
-    cell: Cell,
-    recipe: Recipe,
-    train: Floats,
-    tests: Mapping[str, Floats],
-    kinds: Mapping[str, npt.NDArray[np.str_]],
-    device: str,
-) -> tuple[Scores, list[tuple[int, float, float]]]:
-    """Scores (N, T) of each category after the last epoch, and the curve."""
+    cell: Cell, recipe: Recipe, train: Floats, tests: Mapping[str, _Test], device: str
+) -> tuple[Score, list[tuple[int, float, float]]]:
+    """The scorer after the last epoch, and the curve."""
     config = recipe.override(seed=cell.seed).fit
     flow = Flow(train.shape[-1], recipe.flow, seed=cell.seed).to(device)
     bank = StoredBank(torch.from_numpy(train).to(device), config)
-    curve: list[tuple[int, float, float]] = []
-    scores: Scores = {}
+    score = partial(transform_scores, flow)
+    n_transforms = cell.readings[-1].n_transforms
+    curve = []
     for stats in fit(flow, bank, config):
         if stats.epoch == config.epochs or stats.epoch & (stats.epoch - 1) == 0:
-            scores = {category: transform_scores(flow, test) for category, test in tests.items()}
-            if all(np.isfinite(found).all() for found in scores.values()):
-                aurocs = [auroc(found.mean(axis=1), kinds[category] != GOOD) for category, found in scores.items()]
+            scores = [(test.scores(score, n_transforms), test.kinds) for test in tests.values()]
+            if all(np.isfinite(found).all() for found, _ in scores):
+                aurocs = [auroc(found, kinds != GOOD) for found, kinds in scores]
                 curve.append((stats.epoch, stats.loss, float(np.mean(aurocs))))
-    return scores, curve
+    return score, curve

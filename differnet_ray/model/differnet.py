@@ -27,13 +27,14 @@ class DifferNet(nn.Module):
         extractor: f_ex, frozen; may be shared by many models.
         flow: f_NF.
         transforms: the fixed set that scores are averaged over.
+        pooled: features are averaged over the set before the flow, instead of scores after it.
     """
 
     positions: Tensor
 
-    def __init__(self, extractor: Extractor, flow: Flow, transforms: TransformSet) -> None:
+    def __init__(self, extractor: Extractor, flow: Flow, transforms: TransformSet, *, pooled: bool = False) -> None:
         super().__init__()
-        self.extractor, self.flow, self.transforms = extractor, flow, transforms
+        self.extractor, self.flow, self.transforms, self.pooled = extractor, flow, transforms, pooled
         positions = sampling_positions(transforms.angles, extractor.config.image_size)
         self.register_buffer("positions", positions, persistent=False)
 
@@ -57,8 +58,13 @@ class DifferNet(nn.Module):
         return transformed_features(self.extractor, image, transforms, self.positions[: len(transforms)])
 
     def forward(self, image: Tensor, n_transforms: int | None = None) -> tuple[Tensor, Tensor]:
-        """Latent z (T, D) and log det (T,) of the first n transforms of an image, uint8 (H, W, 3)."""
-        z, log_det = self.flow(self.features(image, n_transforms))
+        """Latent z and log det of an image, uint8 (H, W, 3), under its first n transforms.
+
+        Returns:
+            (T, D) and (T,); (1, D) and (1,) where features are pooled.
+        """
+        y = self.features(image, n_transforms)
+        z, log_det = self.flow(y.mean(dim=0, keepdim=True) if self.pooled else y)
         return z, log_det
 
 

@@ -4,7 +4,8 @@ Legend: N training images, t transforms per image and epoch, D features, H x W p
 
 The extractor is frozen, so a feature never changes: the random transforms of epoch e are drawn from (seed, e mod F) with
 F = `fresh_epochs`, their features are computed when an epoch first needs them, and kept if a later epoch needs them
-again. F = epochs is the published recipe, a smaller F trades fresh rotations for time.
+again. F = epochs is the published recipe, a smaller F trades fresh rotations for time. Where features are pooled, every
+epoch has the same: one sample an image, the mean over the fixed transforms.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from differnet_ray.errors import FitError
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.flow import Flow, nll
-from differnet_ray.model.transforms import random_transforms, sampling_positions
+from differnet_ray.model.transforms import fixed_transforms, random_transforms, sampling_positions
 
 FIRST_LAYER_EPOCHS = 8  # epochs of the bank that a fixed first layer is found from
 
@@ -80,23 +81,25 @@ class FeatureBank:
         self._kept: dict[int, Tensor] = {}
 
     def epoch(self, epoch: int) -> Tensor:
-        """Features of an epoch, counted from 0: float32 (N, t, D) on the extractor's device."""
-        fresh = epoch % self.config.fresh_epochs
+        """Features of an epoch, counted from 0: float32 (N, t, D), or (N, 1, D) if pooled, on the extractor's device."""
+        fresh = 0 if self.transforms.pooled else epoch % self.config.fresh_epochs
         if fresh in self._kept:
             return self._kept[fresh]
         features = self._extract(fresh)
-        if self.keep_all or fresh + self.config.fresh_epochs < self.config.epochs:
+        if self.keep_all or self.transforms.pooled or fresh + self.config.fresh_epochs < self.config.epochs:
             self._kept[fresh] = features
         return features
 
     def _extract(self, epoch: int) -> Tensor:
         rng = np.random.default_rng([self.config.seed, epoch, 0])
-        device, size = self.extractor.mean.device, self.images.shape[1]
+        device, size, n = self.extractor.mean.device, self.images.shape[1], self.config.transforms_per_image
         features = []
+        fixed = fixed_transforms(self.transforms)
         for image in self.images:
-            transforms = random_transforms(self.transforms, self.config.transforms_per_image, rng)
+            transforms = fixed if self.transforms.pooled else random_transforms(self.transforms, n, rng)
             positions = sampling_positions(transforms.angles, size, device)
-            features.append(transformed_features(self.extractor, image, transforms, positions))
+            found = transformed_features(self.extractor, image, transforms, positions)
+            features.append(found.mean(dim=0, keepdim=True) if self.transforms.pooled else found)
             self.on_image(len(features))
         return torch.stack(features)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from differnet_ray.config import FlowConfig
 
-SHRINKAGE = 0.02  # of the covariance that whitens
+OFFSET = 1e-4  # added to features before they are raised to a power, whose slope at zero is infinite
 SMALLEST_STD = 1e-3  # of the median deviation: below it, a feature counts as one that never varies
 
 
@@ -61,6 +61,8 @@ class FixedPermutation(InvertibleModule):  # type: ignore[misc]
 class Flow(nn.Module):
     """f_NF: y -> z with its log determinant, and back.
 
+    Where the config has a power below 1, features must not be negative (those of AlexNet, after its ReLU, are not).
+
     Args:
         n_features: D.
         config: blocks, width, clamp, and what fixed first layer there is.
@@ -85,7 +87,7 @@ class Flow(nn.Module):
                 clamp=1.0,  # alpha is inside soft_clamp
                 clamp_activation=partial(soft_clamp, alpha=config.clamp_alpha),
             )
-        # The first layer y -> (y - shift) @ matrix is part of the flow, so that log_prob stays a density of y.
+        # The first layer y -> (y^power - shift) @ matrix is part of the flow, so that log_prob stays a density of y.
         self.register_buffer("shift", torch.zeros(n_features))
         self.register_buffer("matrix", torch.eye(n_features))
         self.register_buffer("matrix_log_det", torch.zeros(()))
@@ -94,22 +96,21 @@ class Flow(nn.Module):
         """Sets the fixed first layer from training features, as `first_layer` of the config says.
 
         `standardize` divides by the deviation of each feature; `whiten` goes on to make them uncorrelated (PCA
-        whitening), with a covariance shrunk towards a multiple of the identity as Ledoit and Wolf (2004) do, by a fixed
-        share.
+        whitening), with a covariance shrunk towards a multiple of the identity as Ledoit and Wolf (2004) do, by the share
+        `shrinkage`.
 
         Args:
             y: (M, D); features that never vary are left at their scale.
         """
-        y = y.double()
+        y = self._raised(y.double())
         shift, std = y.mean(dim=0), y.std(dim=0, correction=0)
         matrix = torch.diag(1 / torch.where(std > SMALLEST_STD * std.median(), std, torch.ones_like(std)))
         if self.config.first_layer == "whiten":
             x = (y - shift) @ matrix
             covariance = x.T @ x / len(x)
             scale = covariance.diagonal().mean()
-            covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * scale * torch.eye(
-                len(shift), dtype=y.dtype, device=y.device
-            )
+            share, identity = self.config.shrinkage, torch.eye(len(shift), dtype=y.dtype, device=y.device)
+            covariance = (1 - share) * covariance + share * scale * identity
             variances, directions = torch.linalg.eigh(covariance)
             matrix = matrix @ (directions / variances.sqrt())
         self.shift.copy_(shift)
@@ -118,13 +119,24 @@ class Flow(nn.Module):
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Maps y (B, D) to z (B, D) and log |det dz/dy| (B,)."""
-        z, log_det = self.blocks((y - self.shift) @ self.matrix)
-        return z, log_det + self.matrix_log_det
+        z, log_det = self.blocks((self._raised(y) - self.shift) @ self.matrix)
+        return z, log_det + self.matrix_log_det + self._raised_log_det(y)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Maps z (B, D) back to y (B, D) and log |det dy/dz| (B,)."""
         x, log_det = self.blocks(z, rev=True)
-        return torch.linalg.solve(self.matrix, x, left=False) + self.shift, log_det - self.matrix_log_det
+        y = torch.linalg.solve(self.matrix, x, left=False) + self.shift
+        if self.config.power != 1:
+            y = y ** (1 / self.config.power) - OFFSET
+        return y, log_det - self.matrix_log_det - self._raised_log_det(y)
+
+    def _raised(self, y: Tensor) -> Tensor:
+        """(y + OFFSET)^power of features >= 0; y itself where the power is 1."""
+        return y if self.config.power == 1 else (y + OFFSET) ** self.config.power
+
+    def _raised_log_det(self, y: Tensor) -> Tensor | float:
+        power = self.config.power
+        return 0.0 if power == 1 else (math.log(power) + (power - 1) * torch.log(y + OFFSET)).sum(dim=1)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """The density log p_Y(y), eq. 4, first line: (B, D) -> (B,)."""

@@ -33,6 +33,7 @@ def gradient_map(model: DifferNet, image: Tensor, config: MapConfig) -> Tensor:
         per pixel. Divide by a model's `map_unit` to compare images.
     """
     transforms = model.transforms.first(config.n_rotations)
+    feature_gradient = pooled_gradient(model, image) if model.pooled else None
     image = image.to(model.positions.device)
     size = image.shape[0]
     total = torch.zeros(size, size, device=image.device)
@@ -41,33 +42,48 @@ def gradient_map(model: DifferNet, image: Tensor, config: MapConfig) -> Tensor:
         part = transforms.slice(start, start + CHUNK)
         with torch.no_grad():
             copies = apply_transforms(image, part, model.positions[start : start + len(part)])
-        maps, visible = rotate_back(input_gradient(model, model.extractor.normalize(copies), config.sigma), part)
+        maps, visible = rotate_back(
+            input_gradient(model, model.extractor.normalize(copies), config.sigma, feature_gradient), part
+        )
         total += maps.sum(dim=0)
         shown += visible.sum(dim=0)
     return avg_pool2d((total / shown.clamp_min(1))[None], config.downsample)[0]
 
 
-def input_gradient(model: DifferNet, x: Tensor, sigma: float) -> Tensor:
+def input_gradient(model: DifferNet, x: Tensor, sigma: float, feature_gradient: Tensor | None = None) -> Tensor:
     """g_x = sum over c of |G * dL/dx_c| for a batch of normalized images, eq. 7.
 
     Args:
         model: a fitted model.
         x: float32 (T, 3, H, W), normalized.
         sigma: of the Gaussian G, in pixels.
+        feature_gradient: of `pooled_gradient`, where the model pools features.
 
     Returns:
         float32 (T, H, W).
     """
-    gradient = pixel_gradient(model, x)
+    gradient = pixel_gradient(model, x, feature_gradient)
     radius = min(math.ceil(4 * sigma), x.shape[-1] - 1)
     blurred: Tensor = gaussian_blur(gradient, [2 * radius + 1] * 2, [sigma, sigma])
     return blurred.abs().sum(dim=1)
 
 
-def pixel_gradient(model: DifferNet, x: Tensor) -> Tensor:
-    """dL/dx of the loss of eq. 4 for a batch of normalized images: float32 (T, C, H, W), as x."""
+def pixel_gradient(model: DifferNet, x: Tensor, feature_gradient: Tensor | None = None) -> Tensor:
+    """dL/dx of the loss of eq. 4 for a batch of normalized images: float32 (T, C, H, W), as x.
+
+    L is the loss of each image; with a feature gradient, T times that of the pooled features, of which each image is one T-th.
+    """
     x = x.detach().requires_grad_()
     with torch.enable_grad(), exact_convolutions():
-        loss = nll(*model.flow(model.extractor(x))).sum()  # samples do not mix: one backward pass serves them all
+        y = model.extractor(x)  # samples do not mix: one backward pass serves them all
+        loss = nll(*model.flow(y)).sum() if feature_gradient is None else (y * feature_gradient).sum()
         (gradient,) = torch.autograd.grad(loss, x)
+    return gradient
+
+
+def pooled_gradient(model: DifferNet, image: Tensor) -> Tensor:
+    """dL/dy of an image's pooled features y, uint8 (H, W, 3): float32 (1, D)."""
+    y = model.features(image).mean(dim=0, keepdim=True).requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(nll(*model.flow(y)).sum(), y)
     return gradient

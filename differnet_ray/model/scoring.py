@@ -27,7 +27,7 @@ class ImageScore:
 
     Attributes:
         anomaly_score: mean of z^2 over T transforms and D dimensions; larger is more anomalous.
-        score_std: standard deviation of the score over the transforms; 0 for one transform.
+        score_std: standard deviation of the score over the transforms; 0 for one transform, and where features are pooled.
         n_transforms: T.
     """
 
@@ -48,7 +48,7 @@ def score_image(model: DifferNet, image: Tensor, n_transforms: int | None = None
     z, _ = model(image, n_transforms)
     per_transform = z.double().square().mean(dim=1)
     std, mean = torch.std_mean(per_transform, correction=0)
-    return ImageScore(mean.item(), std.item(), len(per_transform))
+    return ImageScore(mean.item(), std.item(), len(model.transforms) if n_transforms is None else n_transforms)
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def transform_scores(flow: Flow, features: npt.NDArray[np.float32]) -> npt.NDArr
     Returns:
         float64 (N, T); the mean over T is the `anomaly_score`, up to rounding.
     """
-    samples = torch.from_numpy(features).flatten(0, 1)
+    samples = torch.from_numpy(np.ascontiguousarray(features)).flatten(0, 1)
     passes = [flow(part.to(flow.shift.device))[0].double().square().mean(dim=1).cpu() for part in samples.split(ROWS_PER_PASS)]
     scores: npt.NDArray[np.float64] = torch.cat(passes).view(features.shape[:2]).numpy()
     return scores

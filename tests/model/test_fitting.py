@@ -14,9 +14,11 @@ from torch import Tensor
 
 from differnet_ray.config import FitConfig, FlowConfig, TransformConfig
 from differnet_ray.errors import FitError
+from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.fitting import BankSubset, EpochStats, FeatureBank, fit, split_holdout
 from differnet_ray.model.flow import Flow, nll
+from differnet_ray.model.transforms import fixed_transforms
 
 CONFIG = FitConfig(epochs=8, fresh_epochs=2, images_per_batch=4, transforms_per_image=2, learning_rate=1e-2, max_grad_norm=1.0)
 FLOW = FlowConfig(n_blocks=2, hidden=16, first_layer="standardize")
@@ -237,6 +239,15 @@ def test_features_that_no_later_epoch_needs_are_not_kept(tiny_extractor: Extract
     assert bank.epoch(0) is bank.epoch(0)
     assert bank.epoch(1) is bank.epoch(4)
     assert bank.epoch(2) is not bank.epoch(2)
+
+
+def test_a_pooled_bank_holds_what_the_model_will_score_once_for_all_epochs(tiny_extractor: Extractor, images: Tensor) -> None:
+    config, calls = TransformConfig(n_transforms=5, pooled=True), []
+    bank = FeatureBank(tiny_extractor, images[:3], config, CONFIG, on_image=calls.append)
+    net = DifferNet(tiny_extractor, Flow(256, FLOW, seed=0), fixed_transforms(config), pooled=True)
+    expected = torch.stack([net.features(image).mean(dim=0, keepdim=True) for image in images[:3]])
+    assert all(torch.equal(bank.epoch(epoch), expected) for epoch in range(3))
+    assert calls == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("epochs", "fresh_epochs"), [(3, 1), (4, 2), (6, 3)])

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from differnet_ray.config import FIRST_LAYERS, PRESETS, FlowConfig
-from differnet_ray.model.flow import SHRINKAGE, FixedPermutation, Flow, nll, soft_clamp
+from differnet_ray.model.flow import FixedPermutation, Flow, nll, soft_clamp
 
 Floats = NDArray[np.float64]
 
@@ -56,6 +56,31 @@ def test_forward_then_inverse_returns_the_features(n_features: int, n_blocks: in
     assert (z - y).abs().mean() > 0.1
     torch.testing.assert_close(back, y, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(log_det_back, -log_det, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5])
+@pytest.mark.parametrize("first_layer", FIRST_LAYERS)
+def test_a_power_layer_is_inverted_and_counted_in_log_det(power: float, first_layer: str) -> None:
+    flow = Flow(6, FlowConfig(n_blocks=2, hidden=16, first_layer=first_layer, power=power), seed=0).double()
+    y = samples(50, 6).square()
+    y[0, :3] = 0.0  # features of a ReLU network
+    if first_layer != "none":
+        flow.fit_first_layer(y)
+    z, log_det = flow(y)
+    back, log_det_back = flow.inverse(z)
+    torch.testing.assert_close(back, y, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(log_det_back, -log_det, rtol=1e-6, atol=1e-6)
+    for row, expected in zip(y[1:4], log_det[1:4], strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda v: flow(v[None])[0][0], row)
+        torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_whitening_comes_after_the_power() -> None:
+    y = correlated(400, 6).exp()
+    flow = Flow(6, FlowConfig(n_blocks=1, hidden=4, first_layer="whiten", power=0.5, shrinkage=1e-9), seed=0).double()
+    flow.fit_first_layer(y)
+    x = ((y + 1e-4).sqrt() - flow.shift) @ flow.matrix
+    torch.testing.assert_close(x.T @ x / 400, torch.eye(6, dtype=torch.float64), rtol=1e-5, atol=1e-5)
 
 
 @cases
@@ -203,10 +228,10 @@ def test_whitened_features_are_uncorrelated_under_the_shrunk_covariance() -> Non
     covariance = np.cov(flow(y)[0].detach().numpy().T, bias=True)
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-12)
     assert (np.diag(covariance) > 0.5).all()
-    assert (np.diag(covariance) < 1 / (1 - SHRINKAGE)).all()
+    assert (np.diag(covariance) < 1 / (1 - FlowConfig().shrinkage)).all()
 
     scale = np.diag(y.numpy().std(axis=0))
-    shrunk = scale @ ((1 - SHRINKAGE) * np.corrcoef(y.numpy().T) + SHRINKAGE * np.eye(6)) @ scale
+    shrunk = scale @ ((1 - FlowConfig().shrinkage) * np.corrcoef(y.numpy().T) + FlowConfig().shrinkage * np.eye(6)) @ scale
     matrix = flow.matrix.numpy()  # known up to a rotation: what counts is the Mahalanobis distance
     np.testing.assert_allclose(matrix @ matrix.T, np.linalg.inv(shrunk), rtol=1e-9, atol=1e-12)
 

@@ -17,7 +17,7 @@ from differnet_ray.model.differnet import CHUNK, DifferNet
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.fitting import FeatureBank, fit
 from differnet_ray.model.flow import Flow, nll
-from differnet_ray.model.gradient_map import gradient_map, input_gradient
+from differnet_ray.model.gradient_map import gradient_map, input_gradient, pixel_gradient, pooled_gradient
 from differnet_ray.model.scoring import score_image
 from differnet_ray.model.transforms import apply_transforms, fixed_transforms
 
@@ -71,6 +71,17 @@ def test_the_blur_is_scipys_and_comes_before_the_absolute_value(double_net: Diff
 
 def test_a_blur_wider_than_the_image_is_cut(tiny_net: DifferNet) -> None:
     assert input_gradient(tiny_net, noise(1).float(), 40.0).isfinite().all()
+
+
+def test_a_pooled_gradient_is_that_of_the_loss_of_the_mean_features(long_net: DifferNet, images: Tensor) -> None:
+    net = DifferNet(long_net.extractor, long_net.flow, long_net.transforms, pooled=True)
+    x = net.extractor.normalize(apply_transforms(images[0], net.transforms, net.positions)).requires_grad_()
+    nll(*net.flow(net.extractor(x).mean(dim=0, keepdim=True))).sum().backward()
+    found = pixel_gradient(net, x.detach()[:3], pooled_gradient(net, images[0]))
+    assert x.grad is not None
+    torch.testing.assert_close(found, len(net.transforms) * x.grad[:3], rtol=1e-3, atol=1e-8)
+    config = MapConfig(n_rotations=3, sigma=1.0, downsample=4)
+    assert not torch.allclose(gradient_map(net, images[0], config), gradient_map(long_net, images[0], config), rtol=0.01)
 
 
 def test_images_of_a_batch_do_not_mix(double_net: DifferNet) -> None:

@@ -61,6 +61,16 @@ def test_one_transform_has_no_spread(tiny_net: DifferNet, images: Tensor) -> Non
     assert score_image(tiny_net, images[0], 1).score_std == 0
 
 
+def test_a_pooled_score_is_that_of_the_mean_features(long_net: DifferNet, images: Tensor) -> None:
+    pooled = DifferNet(long_net.extractor, long_net.flow, long_net.transforms, pooled=True)
+    for n in (1, 3, None):
+        z, _ = long_net.flow(long_net.features(images[0], n).mean(dim=0, keepdim=True))
+        score = score_image(pooled, images[0], n)
+        assert score.anomaly_score == pytest.approx(z.double().square().mean().item(), rel=1e-6)
+        assert score.score_std == 0
+        assert score.n_transforms == (n or len(long_net.transforms))
+
+
 def test_an_image_has_the_same_score_in_every_company_and_order(long_net: DifferNet, images: Tensor) -> None:
     alone = [score_image(long_net, image) for image in images]
     assert len({score.anomaly_score for score in alone}) == len(images)
