@@ -15,6 +15,7 @@ from differnet_ray.config import Recipe, preset
 from differnet_ray.data.images import decode
 from differnet_ray.data.manifest import Listing, defects, list_images
 from differnet_ray.data.storage import canonical, read_bytes
+from differnet_ray.experiments.cells import train_kind
 from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of
 from differnet_ray.experiments.published import TILES
 from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest
@@ -63,7 +64,8 @@ def stored_features(output: str) -> tuple[Floats, Floats, npt.NDArray[np.str_]]:
     """Training features (N, 32, D), test features (N, 32, D) and kinds, from the output of `reproduce`."""
     weights, _ = load_backbone_weights(str(data_folder() / WEIGHTS))
     store = FeatureStore.at(canonical(output), stored_recipe(), weights_digest(weights))
-    parts = {split: parts_of(listing(), TILES, split, kind) for split, kind in (("train", "bank"), ("test", "fixed"))}
+    kinds = {"train": train_kind(stored_recipe(), transformed=True), "test": "fixed"}
+    parts = {split: parts_of(listing(), TILES, split, kind) for split, kind in kinds.items()}
     missing = [part for part in [*parts["train"], *parts["test"]] if not store.has(part)]
     if missing:
         sys.exit(

@@ -64,7 +64,7 @@ class TransformConfig:
 class FlowConfig:
     """The normalizing flow: K coupling blocks of two s/t networks with three hidden layers each."""
 
-    n_blocks: int = 8  # K
+    n_blocks: int = 8  # K; 0: the fixed layers are all of it, and z is standard normal if y^power is normal
     hidden: int = 2048  # width of the hidden layers
     clamp_alpha: float = 3.0  # alpha of eq. 2
     power: float = 1.0  # features y are raised to it before all else: those of a ReLU network are skewed
@@ -72,12 +72,13 @@ class FlowConfig:
     shrinkage: float = 0.02  # of the covariance that `whiten` makes the identity
 
     def __post_init__(self) -> None:
-        _require(1 <= self.n_blocks <= 64, "n_blocks", self.n_blocks, "1 to 64")
+        _require(0 <= self.n_blocks <= 64, "n_blocks", self.n_blocks, "0 to 64")
         _require(1 <= self.hidden <= 16384, "hidden", self.hidden, "1 to 16384")
         _require(self.clamp_alpha > 0, "clamp_alpha", self.clamp_alpha, "a positive number")
         _require(0 < self.power <= 1, "power", self.power, "0 < power <= 1")
         _require(0 < self.shrinkage < 1, "shrinkage", self.shrinkage, "0 < shrinkage < 1")
-        _require(self.first_layer in FIRST_LAYERS, "first_layer", self.first_layer, ", ".join(FIRST_LAYERS))
+        allowed = FIRST_LAYERS if self.n_blocks else FIRST_LAYERS[1:]
+        _require(self.first_layer in allowed, "first_layer", self.first_layer, ", ".join(allowed))
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,15 @@ class Recipe:
 
 
 # `paper` is the published recipe (batch 24 x 4 = 96, 192 epochs, fresh rotations in every epoch).
+# `pooled` averages features over the fixed transforms before the density: docs/method.md says why, docs/benchmarks.md how much.
 # `fast` is sized for two CPU cores, `demo` for a few minutes on them.
 PRESETS: dict[str, Recipe] = {
     "paper": Recipe(),
+    "pooled": Recipe(
+        transforms=TransformConfig(n_transforms=32, pooled=True),
+        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=1e-3),
+        fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
+    ),
     "fast": Recipe(
         transforms=TransformConfig(n_transforms=8),
         flow=FlowConfig(hidden=256, first_layer="standardize"),

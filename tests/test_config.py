@@ -61,7 +61,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("flow", "power", 1.1),
     ("flow", "shrinkage", 0.0),
     ("flow", "shrinkage", 1.0),
-    ("flow", "n_blocks", 0),
+    ("flow", "n_blocks", -1),
     ("flow", "n_blocks", 65),
     ("flow", "hidden", 0),
     ("flow", "hidden", 16385),
@@ -109,6 +109,12 @@ def test_a_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(sect
         Recipe.from_dict({section: {key: value}})
     with pytest.raises(ConfigError, match=says):
         Recipe().override(**{key: value})
+
+
+def test_a_flow_without_blocks_needs_a_first_layer() -> None:
+    with pytest.raises(ConfigError, match=r"first_layer = 'none' is not allowed: expected standardize, whiten"):
+        FlowConfig(n_blocks=0)
+    assert FlowConfig(n_blocks=0, first_layer="whiten").n_blocks == 0
 
 
 @pytest.mark.parametrize("key", sorted(f"{name}.{field.name}" for name, cls in SECTIONS.items() for field in fields(cls)))
@@ -160,7 +166,7 @@ def test_unknown_sections_and_keys_are_refused_with_the_known_ones() -> None:
         Recipe.from_dict({"fits": {}})
     with pytest.raises(ConfigError, match=r"fit key = 'epoch' is not allowed: expected epochs, images_per_batch, .*seed"):
         Recipe.from_dict({"fit": {"epoch": 3}})
-    with pytest.raises(ConfigError, match=r"'best' is not allowed: expected paper, fast, demo"):
+    with pytest.raises(ConfigError, match=r"'best' is not allowed: expected paper, pooled, fast, demo"):
         preset("best")
 
 

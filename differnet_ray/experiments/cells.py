@@ -18,6 +18,7 @@ SUBSETS = 3  # random subsets of training images per size (Fig. 7)
 SMALLEST_SHOTS = 16
 MULTIMODAL_BLOCKS = 12  # K
 ILLUMINATION = 0.15  # half-width of brightness and contrast that the paper adds for the magnetic tiles
+BANK = "bank"
 FLOW, SVM, NEAREST = "differnet", "one_class_svm", "nearest_neighbour"
 
 
@@ -177,7 +178,8 @@ def feature_kinds(experiment: str, recipe: Recipe) -> list[tuple[str, str]]:
 
 def train_kind(recipe: Recipe, *, transformed: bool) -> str:
     """The kind of features that a fit is made on: random transforms, the fixed set where it is pooled, or none."""
-    return "still" if not transformed else "fixed" if recipe.transforms.pooled else "bank"
+    bank = f"{BANK}{recipe.fit.fresh_epochs * recipe.fit.transforms_per_image}"
+    return "still" if not transformed else "fixed" if recipe.transforms.pooled else bank
 
 
 def published_recipe(experiment: str, recipe: Recipe) -> Recipe:

@@ -1,12 +1,12 @@
 """Features of a labelled data set, computed once and shared by everything that an experiment fits on them.
 
-Legend: N images, t transforms per image and epoch, F fresh epochs, T transforms at scoring, D features.
+Legend: N images, B transforms of an image's bank, T transforms at scoring, D features.
 
 A part is the features of some images of one category under the transforms of one kind:
 
-    bank    F t random transforms of each training image: the feature bank of `model/fitting.py`, laid down
+    bankB   B random transforms of each training image: the feature bank of `model/fitting.py`, laid down
     still   the image itself, of training and test images: the ablation's rows without transforms
-    fixed   the T transforms of the fixed set, of test images
+    fixed   the T transforms of the fixed set, of test images, and of training images where features are pooled
 
     OUTPUT/features/DIGEST/CATEGORY-IMAGES/PART.safetensors      features (n, t, D) float32, and which images are usable
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from urllib.parse import quote
 
 import numpy as np
@@ -34,6 +34,7 @@ from differnet_ray.data.manifest import Listing, select
 from differnet_ray.data.model_store import Arrays
 from differnet_ray.data.storage import exists, join, name_of, read_bytes, write_bytes
 from differnet_ray.errors import ImageError, StorageError
+from differnet_ray.experiments.cells import BANK
 from differnet_ray.model.differnet import CHUNK, transformed_features
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.metrics import GOOD
@@ -70,7 +71,7 @@ class FeatureStore:
 
     Attributes:
         folder: canonical URI; its name differs wherever a feature would.
-        recipe: of the extractor, the transforms and the bank.
+        recipe: of the extractor and the transforms.
     """
 
     folder: str
@@ -83,8 +84,7 @@ class FeatureStore:
             "code": CODE_VERSION,
             "backbone": backbone_digest,
             "extractor": asdict(recipe.extractor),
-            "transforms": asdict(recipe.transforms),
-            "bank": [recipe.fit.fresh_epochs, recipe.fit.transforms_per_image],
+            "transforms": asdict(replace(recipe.transforms, pooled=False)),  # pooled or not, a feature is the same
         }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         return FeatureStore(join(output, "features", digest), recipe)
@@ -135,8 +135,8 @@ class FeatureStore:
             return STILL
         if kind == "fixed":
             return fixed_transforms(self.recipe.transforms)
-        fit, rng = self.recipe.fit, np.random.default_rng([position, BANK_STREAM])
-        return random_transforms(self.recipe.transforms, fit.fresh_epochs * fit.transforms_per_image, rng)
+        rng = np.random.default_rng([position, BANK_STREAM])
+        return random_transforms(self.recipe.transforms, int(kind.removeprefix(BANK)), rng)
 
 
 def parts_of(listing: Listing, category: str, split: str, kind: str) -> list[Part]:

@@ -132,9 +132,12 @@ def _markdown(setting: Setting, results: Sequence[CellResult]) -> str:
     unusable = max((result.n_unusable for result in results), default=0)
     quoted = ", ".join(f"{name} {figure}" for name, figure in TABLE_2_QUOTED.items())
     notice = "" if setting.backbone.pretrained else "**The backbone has random, untrained weights: these figures say nothing.**"
+    recipe = setting.recipe
+    pooled = f"features are pooled over the transforms, and the flow has {recipe.flow.n_blocks} coupling blocks."
     parts = [
         f"# {experiment}",
         notice,
+        f"**`DifferNet` is not the published method here: {pooled}**" if recipe.transforms.pooled else "",
         READING,
         "\n".join(lines),
         f"Quoted by the paper, not run here: {quoted}." if experiment == "table2" else "",

@@ -139,6 +139,10 @@ def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
         n_first = min(config.epochs, config.fresh_epochs, FIRST_LAYER_EPOCHS)
         first = [bank.epoch(e) for e in range(n_first)]
         flow.fit_first_layer(torch.cat(first).flatten(0, 1).to(device))
+    if flow.config.n_blocks == 0:  # the fixed layers are all there is: nothing to fit
+        only = nll(*flow(first[0].to(device).flatten(0, 1))).mean().item()
+        yield EpochStats(1, only, only, 0.0)
+        return
     optimizer = torch.optim.Adam(
         flow.parameters(),
         lr=config.learning_rate,

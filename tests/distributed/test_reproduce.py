@@ -35,7 +35,7 @@ def test_an_experiment_is_a_table_a_parquet_file_and_plots_and_goes_on_where_it_
     assert {path.name for path in tmp_path.glob("*.png")} == {"ablation-lid-roc.png", "ablation-lid-histogram.png"}
 
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*/*") if path.is_file()}
-    lost = [next(path for path in written if path.parent.name == "cells"), *tmp_path.rglob("train-bank-000000.safetensors")]
+    lost = [next(path for path in written if path.parent.name == "cells"), *tmp_path.rglob("train-bank4-000000.safetensors")]
     for path in lost:
         path.unlink()
     assert reproduce(factory, tmp_path, "ablation", "--category", "lid", "--seeds", "1") == text

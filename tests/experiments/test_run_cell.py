@@ -25,7 +25,7 @@ from differnet_ray.model.flow import Flow
 from differnet_ray.model.scoring import score_image, transform_scores
 from differnet_ray.model.transforms import fixed_transforms
 
-KINDS = [("train", "bank"), ("train", "still"), ("test", "fixed"), ("test", "still")]
+KINDS = [("train", "bank8"), ("train", "fixed"), ("train", "still"), ("test", "fixed"), ("test", "still")]
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +95,21 @@ def test_the_store_is_another_wherever_a_feature_would_be(recipe: Recipe) -> Non
             (recipe, "x"),
             (recipe, "y"),
             (recipe.override(brightness=0.1), "x"),
-            (recipe.override(fresh_epochs=3), "x"),
+            (recipe.override(n_transforms=3), "x"),
             (recipe.override(image_size=128), "x"),
         ]
     ]
     assert len({store.name for store in stores}) == 5
-    assert FeatureStore.at("file:///b", recipe.override(epochs=99, hidden=8), "x").name == stores[0].name
+    assert (
+        FeatureStore.at("file:///b", recipe.override(epochs=99, hidden=8, fresh_epochs=3, pooled=True), "x").name
+        == stores[0].name
+    )
 
 
 def test_a_bank_gives_each_epoch_its_own_transforms_and_begins_again_after_the_fresh_ones(
     store: FeatureStore, listing: Listing, recipe: Recipe
 ) -> None:
-    features, _ = store.read(parts_of(listing, "lid", "train", "bank"))
+    features, _ = store.read(parts_of(listing, "lid", "train", "bank8"))
     bank = StoredBank(torch.from_numpy(features), recipe.fit)
     epochs = [bank.epoch(e) for e in range(4)]
     assert epochs[0].shape == (12, 4, 256)
@@ -126,6 +129,19 @@ def test_every_method_is_measured_alike_and_finds_the_dents(
     assert (row.kinds.count("good"), row.kinds.count("dent"), result.n_train, result.n_unusable) == (4, 4, 12, 0)
     assert row.metrics["auroc"] == 1.0
     assert run_cell(cell(method), recipe, store, listing, "cpu").rows == result.rows
+
+
+def test_pooled_features_are_those_of_the_fixed_set_in_fitting_and_scoring(
+    store: FeatureStore, listing: Listing, recipe: Recipe
+) -> None:
+    pooled = recipe.override(pooled=True, n_blocks=0, power=0.25, first_layer="whiten", epochs=1)
+    (row,) = run_cell(cell(), pooled, store, listing, "cpu").rows
+    assert row.metrics["auroc"] == 1.0
+    train, test = (store.read(parts_of(listing, "lid", split, "fixed"))[0].mean(axis=1) for split in ("train", "test"))
+    flow = Flow(256, pooled.flow, seed=0)
+    flow.fit_first_layer(torch.from_numpy(train))
+    z, _ = flow(torch.from_numpy(test))
+    np.testing.assert_allclose(row.scores, z.double().square().mean(dim=1).numpy(), rtol=1e-4)
 
 
 def test_the_curve_is_told_at_powers_of_two_and_the_last_epoch(store: FeatureStore, listing: Listing, recipe: Recipe) -> None:

@@ -118,6 +118,13 @@ def test_the_first_layer_is_found_from_all_fresh_epochs(bank: FeatureBank, first
     torch.testing.assert_close(flow.matrix @ flow.matrix.T, expected.matrix @ expected.matrix.T)
 
 
+def test_a_flow_without_blocks_is_fitted_by_its_first_layer_in_one_epoch(bank: FeatureBank) -> None:
+    flow = Flow(256, FlowConfig(n_blocks=0, first_layer="whiten", power=0.5), seed=0)
+    (stats,) = fit(flow, bank, CONFIG)
+    assert stats.loss == stats.largest_loss == pytest.approx(nll(*flow(bank.epoch(0).flatten(0, 1))).mean().item(), rel=1e-6)
+    assert flow(bank.epoch(0).flatten(0, 1))[0].square().mean() < 1.01
+
+
 def test_a_fitted_flow_asks_for_no_more_gradients(bank: FeatureBank) -> None:
     flow, _ = fitted(bank, replace(CONFIG, epochs=1))
     assert not any(parameter.requires_grad for parameter in flow.parameters())

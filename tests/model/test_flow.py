@@ -75,6 +75,15 @@ def test_a_power_layer_is_inverted_and_counted_in_log_det(power: float, first_la
         torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_a_flow_without_blocks_is_the_normal_density_of_its_features() -> None:
+    y = correlated(4000, 5)
+    flow = Flow(5, FlowConfig(n_blocks=0, first_layer="whiten", shrinkage=1e-9), seed=0).double()
+    flow.fit_first_layer(y)
+    expected = stats.multivariate_normal(y.mean(0).numpy(), np.cov(y.numpy().T, bias=True)).logpdf(y[:20].numpy())
+    torch.testing.assert_close(flow.log_prob(y[:20]), torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(flow.inverse(flow(y[:20])[0])[0], y[:20], rtol=1e-9, atol=1e-9)
+
+
 def test_whitening_comes_after_the_power() -> None:
     y = correlated(400, 6).exp()
     flow = Flow(6, FlowConfig(n_blocks=1, hidden=4, first_layer="whiten", power=0.5, shrinkage=1e-9), seed=0).double()
