@@ -1,14 +1,16 @@
-"""Which gradient map shows defects best: rotations, blur and normalization chosen on a part of the tiles, measured on the rest.
+"""Which gradient map shows defects best: rotations, blur and unit chosen on a part of the tiles, measured on the rest.
 
-    DIFFERNET_TEST_DATA=FOLDER python -m benchmarks.maps MODELS
+    DIFFERNET_TEST_DATA=FOLDER python -m benchmarks.maps OUTPUT
 
-MODELS is a store with a fitted model of the tiles. Even images choose, odd ones are reported; at most 20 of each kind.
+For two models fitted on the features in the output of `reproduce`: one that pools features over 8 transforms, and a flow of 8
+blocks 256 wide, 16 epochs. Even images choose, odd ones are reported; at most 12 of each kind.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,21 +21,24 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
 from benchmarks import tiles
+from differnet_ray.config import Recipe, preset
 from differnet_ray.data.images import decode
 from differnet_ray.data.manifest import defects
 from differnet_ray.data.masks import mask_uri, read_mask
-from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.storage import canonical, read_bytes
+from differnet_ray.data.storage import read_bytes
 from differnet_ray.experiments.features import images_of
 from differnet_ray.experiments.published import TILES
+from differnet_ray.experiments.run_cell import StoredBank
 from differnet_ray.model.differnet import DifferNet
-from differnet_ray.model.gradient_map import pixel_gradient
+from differnet_ray.model.fitting import fit
+from differnet_ray.model.flow import Flow
+from differnet_ray.model.gradient_map import pixel_gradient, pooled_gradient
 from differnet_ray.model.metrics import GOOD
 from differnet_ray.model.pixel_metrics import aupro, pixel_auroc
-from differnet_ray.model.transforms import apply_transforms, rotate_back
-from differnet_ray.stages import LoadedModels, best_device
+from differnet_ray.model.transforms import apply_transforms, fixed_transforms, rotate_back
+from differnet_ray.stages import best_device
 
-PER_KIND, ROTATIONS, PIXELS = 20, 8, 256
+PER_KIND, ROTATIONS, PIXELS = 12, 8, 256
 SIGMAS = (1.5, 3.0, 6.0, 12.0, 24.0)
 Maps = npt.NDArray[np.float32]
 
@@ -51,22 +56,45 @@ UNITS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def main(models: str) -> None:
+def main(output: str) -> None:
     """Prints Markdown."""
-    store = ModelStore(canonical(models))
-    version = store.latest(TILES)
-    net = LoadedModels(canonical(models), {TILES: version}, best_device())[TILES].net
     parts = [list(_examples(part)) for part in (0, 1)]
-    choosing = _study(net, parts[0])
-    print("| blur before the absolute value, sigma | rotations | unit | pixel AUROC | AUPRO |\n|---|---|---|---|---|")
-    for key, (auroc, pro) in sorted(choosing.items(), key=lambda item: -item[1][1])[:12]:
-        print(f"| {key[0]} | {key[1]} | {key[2]} | {auroc:.4f} | {pro:.4f} |")
-    chosen = max(choosing, key=lambda key: choosing[key][1])
-    published = (3.0, ROTATIONS, next(iter(UNITS)))
-    measured = _study(net, parts[1])
-    print("\non the other images:\n\n| map | pixel AUROC | AUPRO |\n|---|---|---|")
-    for name, key in {"sigma 3, as stored until now": published, "chosen": chosen}.items():
-        print(f"| {name} {key} | {measured[key][0]:.4f} | {measured[key][1]:.4f} |")
+    for name, net in {"pooled": _pooled(output), "flow": _flow(output)}.items():
+        choosing = _study(net, parts[0])
+        print(f"\n{name}, on the images that choose:\n")
+        print("| sigma of the blur | rotations | unit | pixel AUROC | AUPRO |\n|---|---|---|---|---|")
+        for key, (auroc, pro) in sorted(choosing.items(), key=lambda item: -item[1][1])[:10]:
+            print(f"| {key[0]} | {key[1]} | {key[2]} | {auroc:.4f} | {pro:.4f} |", flush=True)
+        chosen = max(choosing, key=lambda key: choosing[key][1])
+        measured = _study(net, parts[1])
+        print(f"\n{name}, on the others:\n\n| map | pixel AUROC | AUPRO |\n|---|---|---|")
+        for key in ((3.0, ROTATIONS, next(iter(UNITS))), chosen):
+            print(
+                f"| sigma {key[0]}, {key[1]} rotations, {key[2]} | {measured[key][0]:.4f} | {measured[key][1]:.4f} |",
+                flush=True,
+            )
+
+
+def _pooled(output: str) -> DifferNet:
+    recipe = tiles.recipe().override(n_transforms=ROTATIONS, pooled=True)
+    of = preset("pooled")
+    train, _, _ = tiles.stored_features(output, tiles.stored_recipe().override(pooled=True))
+    bank = StoredBank(torch.from_numpy(train[:, :ROTATIONS].mean(axis=1, keepdims=True)), of.fit)
+    return _net(recipe, replace(recipe, flow=of.flow, fit=of.fit), bank)
+
+
+def _flow(output: str) -> DifferNet:
+    recipe = tiles.stored_recipe().override(hidden=256, first_layer="standardize", max_grad_norm=1.0, epochs=16)
+    train, _, _ = tiles.stored_features(output)
+    return _net(recipe, recipe, StoredBank(torch.from_numpy(train), recipe.fit))
+
+
+def _net(recipe: Recipe, fitted: Recipe, bank: StoredBank) -> DifferNet:
+    flow = Flow(recipe.extractor.n_features, fitted.flow, seed=0)
+    list(fit(flow, bank, fitted.fit))
+    pooled = recipe.transforms.pooled
+    net = DifferNet(tiles.extractor(recipe), flow, fixed_transforms(recipe.transforms), pooled=pooled)
+    return net.requires_grad_(False).to(best_device())
 
 
 def _examples(part: int) -> Iterator[tuple[Tensor, npt.NDArray[np.bool_]]]:
@@ -87,7 +115,8 @@ def _study(
     for image, _ in examples:
         with torch.no_grad():
             copies = apply_transforms(image.to(net.positions.device), transforms, net.positions[: len(transforms)])
-        gradient = pixel_gradient(net, net.extractor.normalize(copies))
+        feature_gradient = pooled_gradient(net, image) if net.pooled else None
+        gradient = pixel_gradient(net, net.extractor.normalize(copies), feature_gradient)
         for sigma in SIGMAS:
             width = 2 * int(np.ceil(4 * sigma)) + 1
             turned, visible = rotate_back(gaussian_blur(gradient, [width] * 2, [sigma] * 2).abs().sum(dim=1), transforms)

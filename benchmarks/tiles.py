@@ -60,17 +60,19 @@ def stored_recipe() -> Recipe:
     return recipe().override(n_transforms=32, fresh_epochs=8)
 
 
-def stored_features(output: str) -> tuple[Floats, Floats, npt.NDArray[np.str_]]:
-    """Training features (N, 32, D), test features (N, 32, D) and kinds, from the output of `reproduce`."""
+def stored_features(output: str, of: Recipe | None = None) -> tuple[Floats, Floats, npt.NDArray[np.str_]]:
+    """Features that a fit takes (N, t, D), those of the test images (M, T, D) and kinds, from the output of `reproduce`."""
+    of = of or stored_recipe()
     weights, _ = load_backbone_weights(str(data_folder() / WEIGHTS))
-    store = FeatureStore.at(canonical(output), stored_recipe(), weights_digest(weights))
-    kinds = {"train": train_kind(stored_recipe(), transformed=True), "test": "fixed"}
+    store = FeatureStore.at(canonical(output), of, weights_digest(weights))
+    kinds = {"train": train_kind(of, transformed=True), "test": "fixed"}
     parts = {split: parts_of(listing(), TILES, split, kind) for split, kind in kinds.items()}
     missing = [part for part in [*parts["train"], *parts["test"]] if not store.has(part)]
     if missing:
+        options = "--preset pooled" if of.transforms.pooled else "--preset paper --fresh-epochs 8"
         sys.exit(
-            f"{output} lacks {len(missing)} parts of the features: run `differnet-ray reproduce --experiment table2 "
-            f"--transforms 32 --fresh-epochs 8 --data {data_folder()}/mtd --output {output}` first"
+            f"{output} lacks {len(missing)} parts of the features: run `differnet-ray reproduce --experiment table2 {options} "
+            f"--transforms 32 --data {data_folder()}/mtd --output {output}` first"
         )
     test, usable = store.read(parts["test"])
     return store.read(parts["train"])[0], test, np.array(defects(images_of(listing(), TILES, "test")))[usable]

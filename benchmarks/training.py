@@ -19,7 +19,7 @@ from differnet_ray.experiments.run_cell import StoredBank
 from differnet_ray.model.fitting import EpochStats, fit
 from differnet_ray.model.flow import Flow
 
-EPOCHS = 24
+EPOCHS = 16
 CURES: dict[str, dict[str, object]] = {
     "published": {},
     "gradient clipped at 1": {"max_grad_norm": 1.0},
@@ -36,7 +36,7 @@ def main(output: str, picture: str | None) -> None:
     axes = figure.subplots()
     print("| fit | largest batch loss | in epoch | loss, epoch 1 | loss, last | largest gradient |\n|---|---|---|---|---|---|")
     for name, changes in CURES.items():
-        recipe = tiles.stored_recipe().override(hidden=512, epochs=EPOCHS, **changes)
+        recipe = tiles.stored_recipe().override(hidden=256, epochs=EPOCHS, **changes)
         flow = Flow(recipe.extractor.n_features, recipe.flow, seed=0)
         epochs: list[EpochStats] = []
         end = ""
