@@ -214,7 +214,7 @@ class Recipe:
 
 # `paper` is the published recipe (batch 24 x 4 = 96, 192 epochs, fresh rotations in every epoch).
 # `pooled` averages features over the fixed transforms before the density: docs/method.md says why, docs/benchmarks.md how much.
-# `fast` is sized for two CPU cores, `demo` for a few minutes on them.
+# `fast` is `pooled` with a quarter of its transforms, for two CPU cores; `demo` is sized for a few minutes on them.
 PRESETS: dict[str, Recipe] = {
     "paper": Recipe(),
     "pooled": Recipe(
@@ -223,9 +223,9 @@ PRESETS: dict[str, Recipe] = {
         fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
     ),
     "fast": Recipe(
-        transforms=TransformConfig(n_transforms=8),
-        flow=FlowConfig(hidden=256, first_layer="standardize"),
-        fit=FitConfig(epochs=32, fresh_epochs=2, betas=(0.9, 0.999), eps=1e-8, learning_rate=5e-4, max_grad_norm=1.0),
+        transforms=TransformConfig(n_transforms=8, pooled=True),
+        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=1e-3),
+        fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
         maps=MapConfig(n_rotations=4),
     ),
     "demo": Recipe(

@@ -154,7 +154,7 @@ def fit_category(
         n_calibrated=decision.n_images,
         method=decision.method,
         skipped=skipped,
-        epochs=recipe.fit.epochs,
+        epochs=len(fitted.losses),
         loss=fitted.losses[-1],
         threshold=decision.threshold,
         target_fpr=decision.target_fpr,

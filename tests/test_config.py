@@ -171,7 +171,7 @@ def test_unknown_sections_and_keys_are_refused_with_the_known_ones() -> None:
 
 
 def test_override_replaces_the_named_values_and_nothing_else() -> None:
-    base = preset("fast")
+    base = preset("paper")
     changed = base.override(epochs=7, hidden=None, image_size=256, target_fpr=0.02)
     assert changed == replace(
         base,
@@ -179,7 +179,7 @@ def test_override_replaces_the_named_values_and_nothing_else() -> None:
         fit=replace(base.fit, epochs=7),
         calibration=replace(base.calibration, target_fpr=0.02),
     )
-    assert base == preset("fast")
+    assert base == preset("paper")
     assert base.override() == base
 
 

@@ -165,7 +165,7 @@ def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
                 raise FitError(
                     f"the loss became {batch_losses[-1]}, its gradient {norm}, in epoch {epoch + 1} of {config.epochs} "
                     f"(learning rate {config.learning_rate}): a smaller learning rate, max_grad_norm or a first_layer as in "
-                    "the preset `fast` keep them finite"
+                    "the preset `demo` keep them finite"
                 )
             optimizer.step()
             largest_norm = max(largest_norm, norm)
