@@ -43,17 +43,17 @@ def main(output: str) -> None:
     train, test, kinds = tiles.stored_features(output, tiles.stored_recipe().override(pooled=True))
     print("| on the tiles | AUROC | recall at 0 FPR | held out |\n|---|---|---|---|")
     for n in (1, 2, 4, 8, 16, 32):
-        _row(f"T = {n}", pooled, _mean(train[:, :n]), _mean(test[:, :n]), kinds)
+        _row(f"T = {n}", pooled, mean(train[:, :n]), mean(test[:, :n]), kinds)
     _row("T = 32, scores averaged instead of features", pooled, train[:, ::2], test, kinds)
     for power in (1.0, 0.5, 0.125):
-        _row(f"power {power}", pooled.override(power=power), _mean(train), _mean(test), kinds)
+        _row(f"power {power}", pooled.override(power=power), mean(train), mean(test), kinds)
     for shrinkage in SHRINKAGES:
-        _row(f"shrinkage {shrinkage}", pooled.override(shrinkage=shrinkage), _mean(train), _mean(test), kinds)
+        _row(f"shrinkage {shrinkage}", pooled.override(shrinkage=shrinkage), mean(train), mean(test), kinds)
     for epochs in (1, 2, 4, 16):
         blocks = pooled.override(
             n_blocks=8, hidden=256, epochs=epochs, images_per_batch=96, max_grad_norm=1.0, learning_rate=1e-4
         )
-        _row(f"8 coupling blocks 256 wide, {epochs} epochs", blocks, _mean(train), _mean(test), kinds)
+        _row(f"8 coupling blocks 256 wide, {epochs} epochs", blocks, mean(train), mean(test), kinds)
     demo = _demo()
     print(f"\n| shrinkage | {' | '.join(category for category, *_ in demo)} |\n|{'---|' * (len(demo) + 1)}")
     for shrinkage in SHRINKAGES:
@@ -62,19 +62,21 @@ def main(output: str) -> None:
         print(f"| {shrinkage} | " + " | ".join(f"{value:.3f}" for value in found) + " |", flush=True)
 
 
-def _mean(features: Floats) -> Floats:
+def mean(features: Floats) -> Floats:
+    """(N, T, D) -> (N, 1, D)."""
     means: Floats = features.mean(axis=1, keepdims=True)
     return means
 
 
-def _fitted(recipe: Recipe, train: Floats) -> Flow:
+def fitted(recipe: Recipe, train: Floats) -> Flow:
+    """A flow fitted on features (N, t, D)."""
     flow = Flow(train.shape[-1], recipe.flow, seed=0)
     list(fit(flow, StoredBank(torch.from_numpy(train), recipe.fit), recipe.fit))
     return flow
 
 
 def _scores(recipe: Recipe, train: Floats, test: Floats) -> npt.NDArray[np.float64]:
-    scores: npt.NDArray[np.float64] = transform_scores(_fitted(recipe, train), test).mean(axis=1)
+    scores: npt.NDArray[np.float64] = transform_scores(fitted(recipe, train), test).mean(axis=1)
     return scores
 
 
@@ -82,7 +84,7 @@ def _row(name: str, recipe: Recipe, train: Floats, test: Floats, kinds: npt.NDAr
     scores, is_anomaly = _scores(recipe, train, test), kinds != GOOD
     losses = []
     for fold in split_folds(len(train), 5, seed=0):
-        flow = _fitted(recipe, np.delete(train, fold, axis=0))
+        flow = fitted(recipe, np.delete(train, fold, axis=0))
         with torch.no_grad():
             losses.append(nll(*flow(torch.from_numpy(train[fold]).flatten(0, 1))).mean().item())
     print(
@@ -105,7 +107,7 @@ def _demo() -> list[tuple[str, Floats, Floats, npt.NDArray[np.str_]]]:
                 decode(read_bytes(uri), size=256).pixels for uri in images_of(listing, category, split)["uri"].to_pylist()
             ]
             found = [transformed_features(extractor, torch.from_numpy(image), transforms, positions) for image in images]
-            return _mean(torch.stack(found).numpy())
+            return mean(torch.stack(found).numpy())
 
         return [
             (c, features(c, "train"), features(c, "test"), np.array(defects(images_of(listing, c, "test"))))

@@ -219,12 +219,12 @@ PRESETS: dict[str, Recipe] = {
     "paper": Recipe(),
     "pooled": Recipe(
         transforms=TransformConfig(n_transforms=32, pooled=True),
-        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=1e-3),
+        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=0.03),
         fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
     ),
     "fast": Recipe(
         transforms=TransformConfig(n_transforms=8, pooled=True),
-        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=1e-3),
+        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=0.03),
         fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
         maps=MapConfig(n_rotations=4),
     ),
