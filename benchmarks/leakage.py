@@ -3,7 +3,7 @@
     DIFFERNET_TEST_DATA=FOLDER python -m benchmarks.leakage OUTPUT
 
 Each tile was photographed about six times; the pictures of one have neighbouring numbers (`exp3_num_258558.jpg`), those of
-different tiles are mostly over 60 apart. All 952 good images are split five times into fitted and tested ones: at random, as the
+different tiles are mostly over 60 apart. The 952 good images are split five times into fitted and tested: at random, as the
 published split is, and by tile. Test images are the held-out good ones and all defects. Features: as `pooling`.
 """
 

@@ -26,8 +26,9 @@ CURES: dict[str, dict[str, object]] = {
     "Adam's usual betas, eps": {"betas": (0.9, 0.999), "eps": 1e-8},
     "standardized features": {"first_layer": "standardize"},
     "standardized and clipped": {"first_layer": "standardize", "max_grad_norm": 1.0},
-    "power 0.25, standardized": {"power": 0.25, "first_layer": "standardize"},
-    "power 0.25, standardized and clipped": {"power": 0.25, "first_layer": "standardize", "max_grad_norm": 1.0},
+    "power 0.25, standardized, clipped": {"power": 0.25, "first_layer": "standardize", "max_grad_norm": 1.0},
+    "standardized, alpha 1": {"first_layer": "standardize", "clamp_alpha": 1.0},
+    "standardized, alpha 0.3": {"first_layer": "standardize", "clamp_alpha": 0.3},
 }
 
 

@@ -96,6 +96,7 @@ def _recipe(verb: Command) -> Command:
             click.option("--image-size", type=int, help="H: pixels a side after resizing."),
             click.option("--scales", "n_scales", type=int, help="S: scales that features are taken at."),
             click.option("--blocks", "n_blocks", type=int, help="K: coupling blocks of the flow."),
+            click.option("--clamp-alpha", type=float, help="alpha of eq. 2; a smaller one keeps training stable."),
             click.option("--hidden", type=int, help="Width of the flow's networks."),
             click.option("--fresh-epochs", type=int, help="Epochs with new random transforms; then they repeat."),
         ]
@@ -320,7 +321,7 @@ def doctor(ctx: click.Context, locations: tuple[str, ...], backbone_weights: str
 
 @main.command()
 @click.option("--dir", "folder", default="demo", show_default=True, help="Where the demo works; kept afterwards.")
-@click.option("--fast", is_flag=True, help="Fewer images and epochs.")
+@click.option("--fast", is_flag=True, help="Fewer images.")
 @click.option("--backbone-weights", metavar="PATH", help="As for fit; default: what there is, else random.")
 def demo(folder: str, fast: bool, backbone_weights: str | None) -> None:
     """Run the main job on images that it makes itself: archive, fit, score, evaluate, a query."""

@@ -214,7 +214,7 @@ class Recipe:
 
 # `paper` is the published recipe (batch 24 x 4 = 96, 192 epochs, fresh rotations in every epoch).
 # `pooled` averages features over the fixed transforms before the density: docs/method.md says why, docs/benchmarks.md how much.
-# `fast` is `pooled` with a quarter of its transforms, for two CPU cores; `demo` is sized for a few minutes on them.
+# `fast` is that with a quarter of its transforms, for two CPU cores; `demo` with smaller images, for a few minutes on them.
 PRESETS: dict[str, Recipe] = {
     "paper": Recipe(),
     "pooled": Recipe(
@@ -230,9 +230,9 @@ PRESETS: dict[str, Recipe] = {
     ),
     "demo": Recipe(
         extractor=ExtractorConfig(image_size=256),
-        transforms=TransformConfig(n_transforms=8),
-        flow=FlowConfig(n_blocks=4, hidden=128, first_layer="whiten"),
-        fit=FitConfig(epochs=6, fresh_epochs=6, betas=(0.9, 0.999), eps=1e-8, learning_rate=2e-4, max_grad_norm=1.0),
+        transforms=TransformConfig(n_transforms=8, pooled=True),
+        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=0.03),
+        fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
         calibration=CalibrationConfig(holdout_fraction=0.35, folds=0, target_fpr=0.05, review_fpr=0.1),
         maps=MapConfig(n_rotations=4),
     ),

@@ -40,7 +40,7 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
 
     Args:
         folder: where archive, models and results go; what a demo left there before is replaced.
-        fast: fewer images and epochs.
+        fast: fewer images.
         backbone_weights: as for `fit`; None: what there is, else random ones.
     """
     began = time.monotonic()
@@ -65,7 +65,7 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
 
     with cluster():
         click.secho("2. Fit a flow per category on the good images (Ray Train)", bold=True)
-        recipe = preset("demo").override(epochs=3 if fast else None)
+        recipe = preset("demo")
         click.echo(fit_table(run_fit(archive, models, (), recipe, backbone_weights or _weights_at_hand())) + "\n")
 
         click.secho("3. Score the archive into Parquet (Ray Data)", bold=True)

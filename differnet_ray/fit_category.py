@@ -275,7 +275,7 @@ def _decide(unseen: Sequence[_Unseen], recipe: Recipe, *, cross_fitted: bool) ->
     if not np.isfinite(scores).all():
         raise FitError(
             f"{(~np.isfinite(scores)).sum()} of {len(scores)} good images that the flow has not seen have no finite score: "
-            "a smaller learning rate, fewer epochs or max_grad_norm keep the flow from overfitting"
+            "a smaller clamp_alpha, fewer epochs or the preset `pooled` keep the flow from overfitting"
         )
     threshold = conformal_threshold(scores, recipe.calibration.target_fpr)
     review = conformal_threshold(scores, recipe.calibration.review_fpr)

@@ -22,7 +22,7 @@ def run(*arguments: object, exit_code: int = 0) -> str:
 
 def test_fit_score_evaluate_and_look(factory: Path, tmp_path: Path) -> None:
     models, output = tmp_path / "models", tmp_path / "results"
-    sizes = ["--image-size", 64, "--scales", 1, "--transforms", 4, "--blocks", 2, "--hidden", 16, "--epochs", 8]
+    sizes = ["--image-size", 64, "--scales", 1, "--transforms", 4]
     fitted = json.loads(
         run(
             *("fit", "--data", factory, "--models", models, "--backbone-weights", "random", "--preset", "demo", *sizes),
@@ -61,4 +61,4 @@ def test_the_demo_finds_the_planted_defects(tmp_path: Path) -> None:
     assert list((tmp_path / "demo" / "overlays").glob("*.png"))
     metrics = json.loads((tmp_path / "demo" / "results" / "evaluation" / "metrics.json").read_text())
     assert len(metrics) == 3
-    assert sum(found["auroc"] for found in metrics.values()) / 3 > 0.6  # few images and epochs: the full demo has 0.95 and more
+    assert sum(found["auroc"] for found in metrics.values()) / 3 > 0.8  # few images: the full demo has over 0.95

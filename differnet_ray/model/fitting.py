@@ -164,8 +164,7 @@ def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
             if not math.isfinite(batch_losses[-1]) or not math.isfinite(norm):
                 raise FitError(
                     f"the loss became {batch_losses[-1]}, its gradient {norm}, in epoch {epoch + 1} of {config.epochs} "
-                    f"(learning rate {config.learning_rate}): a smaller learning rate, max_grad_norm or a first_layer as in "
-                    "the preset `demo` keep them finite"
+                    f"(learning rate {config.learning_rate}): a smaller clamp_alpha or learning rate keeps them finite"
                 )
             optimizer.step()
             largest_norm = max(largest_norm, norm)

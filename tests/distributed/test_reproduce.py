@@ -13,7 +13,7 @@ from differnet_ray.data.tables import REPRODUCTIONS
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 SIZES = [
-    *("--preset=demo", "--image-size=128", "--scales=2", "--transforms=4"),
+    *("--preset=paper", "--image-size=128", "--scales=2", "--transforms=4"),
     *("--blocks=2", "--hidden=16", "--epochs=4", "--fresh-epochs=1"),
 ]
 
