@@ -321,7 +321,7 @@ def doctor(ctx: click.Context, locations: tuple[str, ...], backbone_weights: str
 
 @main.command()
 @click.option("--dir", "folder", default="demo", show_default=True, help="Where the demo works; kept afterwards.")
-@click.option("--fast", is_flag=True, help="Fewer images.")
+@click.option("--fast", is_flag=True, help="Fewer images and transforms.")
 @click.option("--backbone-weights", metavar="PATH", help="As for fit; default: what there is, else random.")
 def demo(folder: str, fast: bool, backbone_weights: str | None) -> None:
     """Run the main job on images that it makes itself: archive, fit, score, evaluate, a query."""

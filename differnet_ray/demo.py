@@ -40,7 +40,7 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
 
     Args:
         folder: where archive, models and results go; what a demo left there before is replaced.
-        fast: fewer images.
+        fast: fewer images and transforms.
         backbone_weights: as for `fit`; None: what there is, else random ones.
     """
     began = time.monotonic()
@@ -54,7 +54,7 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
 
     click.secho(f"1. An archive of images of three products: {archive}", bold=True)
     images = (
-        {"n_train": 24, "n_test_good": 8, "n_test_defect": 3}
+        {"n_train": 20, "n_test_good": 6, "n_test_defect": 2}
         if fast
         else {"n_train": 60, "n_test_good": 12, "n_test_defect": 6}
     )
@@ -65,7 +65,7 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
 
     with cluster():
         click.secho("2. Fit a flow per category on the good images (Ray Train)", bold=True)
-        recipe = preset("demo")
+        recipe = preset("demo").override(n_transforms=4, n_rotations=2) if fast else preset("demo")
         click.echo(fit_table(run_fit(archive, models, (), recipe, backbone_weights or _weights_at_hand())) + "\n")
 
         click.secho("3. Score the archive into Parquet (Ray Data)", bold=True)

@@ -149,7 +149,7 @@ def test_equals_a_literal_transcription_of_equations_1_and_2(
 def test_soft_clamp_is_odd_and_bounded_by_alpha(h: float, alpha: float) -> None:
     s = soft_clamp(torch.tensor(h, dtype=torch.float64), alpha).item()
     assert abs(s) <= alpha
-    assert abs(s) <= abs(h) * 2 / math.pi * (1 + 1e-12)
+    assert abs(s) <= abs(h) * 2 / math.pi * (1 + 1e-12) + 1e-300  # the smallest numbers are rounded in steps
     assert soft_clamp(torch.tensor(-h, dtype=torch.float64), alpha).item() == -s
 
 
