@@ -2,7 +2,7 @@
 
     DIFFERNET_TEST_DATA=FOLDER python -m benchmarks.parity
 
-Every fifth training and test image, T = 8, flows of 8 blocks 256 wide. What is compared is scored on the
+Every tenth training and test image, T = 8, flows of 8 blocks 256 wide. What is compared is scored on the
 same images, so differences count, not levels.
 """
 
@@ -35,7 +35,7 @@ from differnet_ray.model.transforms import (
     sampling_positions,
 )
 
-EVERY, T, FIT_T, DRAWS = 5, 8, 8, 5
+EVERY, T, FIT_T, DRAWS = 10, 8, 8, 3
 Floats = npt.NDArray[np.float32]
 Rotate = Callable[[Tensor, TransformSet], Tensor]
 
@@ -92,7 +92,7 @@ def main() -> None:
     fixed = [fixed_transforms(recipe.transforms)] * len(test)
     random = [random_transforms(recipe.transforms, DRAWS * T, rng) for _ in test]
     a, b = nearest(train[0], fit_sets[0]), pil(train[0], fit_sets[0])
-    print(f"tensor against PIL, nearest: {(a != b).any(dim=1).float().mean():.4%} of the pixels differ\n")
+    print(f"tensor against PIL, nearest: {((a - b).abs() > 1 / 512).any(dim=1).float().mean():.4%} of the pixels differ\n")
     print(f"{len(train)} training, {len(test)} test images ({is_anomaly.sum()} defects), T = {T}\n")
     print("| rotation | AUROC of z² | AUROC of the NLL | correlation of scores with ours |\n|---|---|---|---|")
     flow = _fit(recipe, features(extractor, train, nearest, fit_sets))

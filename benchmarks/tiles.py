@@ -50,7 +50,7 @@ def extractor(of: Recipe) -> Extractor:
 def images(split: str, every: int) -> tuple[Tensor, npt.NDArray[np.str_]]:
     """Every so many-th image of a split, uint8 (N, 448, 448, 3), with its kind."""
     rows = images_of(listing(), TILES, split)
-    rows = rows.take(range(0, rows.num_rows, every))
+    rows = rows.take(list(range(0, rows.num_rows, every)))
     pixels = [torch.from_numpy(decode(read_bytes(uri), size=448).pixels) for uri in rows["uri"].to_pylist()]
     return torch.stack(pixels), np.array(defects(rows))
 
