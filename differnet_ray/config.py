@@ -215,27 +215,17 @@ class Recipe:
 # `paper` is the published recipe (batch 24 x 4 = 96, 192 epochs, fresh rotations in every epoch).
 # `pooled` averages features over the fixed transforms before the density: docs/method.md says why, docs/benchmarks.md how much.
 # `fast` is that with a quarter of its transforms, for two CPU cores; `demo` with smaller images, for a few minutes on them.
+_POOLED = Recipe(
+    transforms=TransformConfig(n_transforms=32, pooled=True),
+    flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=0.03),
+    fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
+)
+_FAST = _POOLED.override(n_transforms=8, n_rotations=4)
 PRESETS: dict[str, Recipe] = {
     "paper": Recipe(),
-    "pooled": Recipe(
-        transforms=TransformConfig(n_transforms=32, pooled=True),
-        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=0.03),
-        fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
-    ),
-    "fast": Recipe(
-        transforms=TransformConfig(n_transforms=8, pooled=True),
-        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=0.03),
-        fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
-        maps=MapConfig(n_rotations=4),
-    ),
-    "demo": Recipe(
-        extractor=ExtractorConfig(image_size=256),
-        transforms=TransformConfig(n_transforms=8, pooled=True),
-        flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=0.03),
-        fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
-        calibration=CalibrationConfig(holdout_fraction=0.35, folds=0, target_fpr=0.05, review_fpr=0.1),
-        maps=MapConfig(n_rotations=4),
-    ),
+    "pooled": _POOLED,
+    "fast": _FAST,
+    "demo": _FAST.override(image_size=256, holdout_fraction=0.35, folds=0, target_fpr=0.05, review_fpr=0.1),
 }
 
 
