@@ -4,18 +4,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+S3_VENV := .venv-s3
+S3_STAMP := $(S3_VENV)/.installed
 TEST_DATA := $(abspath ../shared/data)
 ifneq ($(wildcard $(TEST_DATA)),)
 export DIFFERNET_TEST_DATA ?= $(TEST_DATA)
 endif
 
-.PHONY: demo test lint types bench lock clean
+.PHONY: demo test s3-server lint types bench lock clean
 
 demo: $(STAMP)  ## archive, fit, score, evaluate and a query, on images that it makes itself
 	$(BIN)/differnet-ray demo --dir demo
 
-test: $(STAMP)  ## the whole suite
+test: $(STAMP) $(S3_STAMP)  ## the whole suite
 	$(BIN)/python -m pytest
+
+s3-server: $(S3_STAMP)  ## what the tests of storage on S3 start: OpenStack Swift
 
 lint: $(STAMP)  ## style, imports, formatting
 	$(BIN)/ruff check .
@@ -27,8 +31,9 @@ types: $(STAMP)  ## mypy --strict on the package and the jobs
 bench: $(STAMP)  ## the speed figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-lock:  ## requirements.lock again, from pyproject.toml
+lock:  ## the pinned dependencies again, from pyproject.toml and tests/s3/requirements.in
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o requirements.lock
+	uv pip compile tests/s3/requirements.in --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o tests/s3/requirements.txt
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -38,5 +43,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $(STAMP)
 
+$(S3_STAMP): tests/s3/requirements.txt | $(STAMP)
+	test -x $(S3_VENV)/bin/python || $(PYTHON) -m venv $(S3_VENV)
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(S3_VENV)/bin/python --require-hashes -r tests/s3/requirements.txt
+	touch $(S3_STAMP)
+
 clean:  ## removes all that make made
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(S3_VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

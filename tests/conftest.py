@@ -1,9 +1,11 @@
-"""What all tests share: a small factory, a tiny recipe, and one real local Ray."""
+"""What all tests share: a small factory, a tiny recipe, one real local Ray, and one real S3 server."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from s3fs import S3FileSystem
 
 from differnet_ray.config import Recipe
+
+sys.path.insert(0, str(Path(__file__).parent))  # s3_server is imported by name
 
 TINY = {"image_size": 64, "n_scales": 1, "n_transforms": 4, "n_blocks": 2, "hidden": 16, "epochs": 3, "fresh_epochs": 1}
 
@@ -63,3 +68,35 @@ def local_ray() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The endpoint of a real S3 server of this session, started when the first test asks for it."""
+    from s3_server import NoExtendedAttributes, running_server
+
+    with contextlib.ExitStack() as stack:
+        try:
+            endpoint = stack.enter_context(running_server())
+        except NoExtendedAttributes as error:
+            pytest.skip(str(error))
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URI of a bucket of this module, on the S3 server that the environment names as long as the module runs."""
+    from s3_server import ACCESS_KEY, REGION, SECRET_KEY
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        patch.setenv("AWS_REGION", REGION)
+        S3FileSystem.clear_instance_cache()  # instances keep the environment that they were made in
+        name = request.module.__name__.rsplit(".", 1)[-1].replace("_", "-")
+        S3FileSystem(client_kwargs={"region_name": REGION}).mkdir(name)
+        yield f"s3://{name}"
+        S3FileSystem.clear_instance_cache()

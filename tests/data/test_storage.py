@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -191,6 +193,86 @@ def test_no_temporary_file_remains_after_a_failed_write(root: str) -> None:
     with pytest.raises(StorageError, match="cannot write .*/root/folder"):
         write_bytes(join(root, "folder"), b"cannot replace a folder")
     assert os.listdir(root.removeprefix("file://")) == ["folder"]
+
+
+def test_a_new_file_is_not_written_over_another(root: str) -> None:
+    write_bytes(join(root, "file"), b"first", create_only=True)
+    with pytest.raises(FileExistsError, match=join(root, "file")):
+        write_bytes(join(root, "file"), b"second", create_only=True)
+    assert read_bytes(join(root, "file")) == b"first"
+    assert os.listdir(root.removeprefix("file://")) == ["file"]
+    assert Path(root.removeprefix("file://"), "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_of_many_writers_of_a_new_file_one_succeeds(root: str) -> None:
+    start, written = threading.Barrier(8), []
+
+    def write(data: bytes) -> None:
+        start.wait()
+        try:
+            write_bytes(join(root, "file"), data, create_only=True)
+        except FileExistsError:
+            return
+        written.append(data)
+
+    writers = [threading.Thread(target=write, args=(bytes([i]) * 100_000,)) for i in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert written == [read_bytes(join(root, "file"))]
+    assert listed(root) == {"file": 100_000}
+
+
+def test_a_new_file_below_a_file_is_a_storage_error(root: str) -> None:
+    write_bytes(join(root, "file"), b"x")
+    with pytest.raises(StorageError, match="cannot write"):
+        write_bytes(join(root, "file", "below"), b"", create_only=True)
+
+
+def test_a_disk_without_hard_links_looks_first(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", target)
+
+    monkeypatch.setattr(os, "link", link)
+    write_bytes(join(root, "file"), b"first", create_only=True)
+    with pytest.raises(FileExistsError):
+        write_bytes(join(root, "file"), b"second", create_only=True)
+    assert read_bytes(join(root, "file")) == b"first"
+    assert listed(root) == {"file": 5}
+
+
+class StoreWithoutConditions:
+    """Answers a conditional write as S3 servers do that do not know it."""
+
+    def __init__(self, status: int) -> None:
+        self.status, self.objects = status, {}
+
+    def exists(self, path: str) -> bool:
+        return path in self.objects
+
+    def pipe_file(self, path: str, data: bytes, mode: str = "overwrite") -> None:
+        if mode == "create":
+            answer = {"Error": {"Code": str(self.status)}, "ResponseMetadata": {"HTTPStatusCode": self.status}}
+            raise OSError(errno.EIO, "refused") from ClientError(answer, "PutObject")
+        self.objects[path] = data
+
+
+def test_a_store_that_knows_no_conditions_looks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StoreWithoutConditions(501)
+    monkeypatch.setattr(storage, "_filesystem", lambda uri: (store, "b/k"))
+    write_bytes("s3://b/k", b"first", create_only=True)
+    with pytest.raises(FileExistsError):
+        write_bytes("s3://b/k", b"second", create_only=True)
+    assert store.objects == {"b/k": b"first"}
+
+
+def test_another_refusal_of_a_new_file_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StoreWithoutConditions(500)
+    monkeypatch.setattr(storage, "_filesystem", lambda uri: (store, "b/k"))
+    with pytest.raises(StorageError, match="cannot write s3://b/k"):
+        write_bytes("s3://b/k", b"", create_only=True)
+    assert store.objects == {}
 
 
 def test_others_may_read_what_was_written(root: str) -> None:
