@@ -1,22 +1,26 @@
 """The first stage of scoring: manifest rows -> the same rows with decoded pixels, or with the reason why there are none.
 
+    FetchImages -> decoded_images -> read_images -> files, ranges of tars, and archives.read_members
+
 It needs no torch, so that the workers that fetch stay small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from differnet_ray.data.images import decode
-from differnet_ray.data.storage import read_bytes
+from differnet_ray.data.archives import archive_kind, read_members
+from differnet_ray.data.images import DecodedImage, check_size, decode
+from differnet_ray.data.storage import READ_THREADS, read_bytes, read_range
 from differnet_ray.data.tables import FETCHED, extend
-from differnet_ray.errors import ImageError, StorageError
+from differnet_ray.errors import DifferNetError, ImageError, StorageError
+from differnet_ray.threads import map_ahead
 
-FETCH_THREADS = 8  # reads wait for storage, and decoding releases the interpreter lock
+MAX_GAP, MAX_RANGE = 64 * 2**10, 8 * 2**20  # bytes between members of a tar that one read gets, and of them all
 
 
 class FetchImages:
@@ -31,20 +35,167 @@ class FetchImages:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of `tables.MANIFEST` -> the same rows of `tables.FETCHED`."""
-        with ThreadPoolExecutor(FETCH_THREADS) as pool:
-            fetched = list(pool.map(self._fetch, rows["uri"].to_pylist(), rows["category"].to_pylist()))
+        categories = rows["category"].to_pylist()
+        sizes = [self.image_sizes.get(category) for category in categories]
+        known = rows.filter(pa.array([size is not None for size in sizes], pa.bool_()))
+        images = decoded_images(known, (size for size in sizes if size is not None))
+        fetched = [
+            _no_model(category) if size is None else _fetched(next(images))
+            for category, size in zip(categories, sizes, strict=True)
+        ]
         return extend(rows, fetched, FETCHED)
 
-    def _fetch(self, uri: str, category: str) -> dict[str, Any]:
-        size = self.image_sizes.get(category)
-        if size is None:
-            return {"status": "no_model", "error": f"the model store has no model of category {category!r}"}
-        try:
-            image = decode(read_bytes(uri), size=size)
-        except FileNotFoundError:
-            return {"status": "missing", "error": "the file was listed, but is no longer there"}
-        except StorageError as error:
-            return {"status": "failed", "error": str(error)}
-        except ImageError as error:
-            return {"status": error.status, "error": error.reason}
-        return {"width": image.width, "height": image.height, "pixels": image.pixels.tobytes()}
+
+def decoded_images(rows: pa.Table, sizes: Iterable[int]) -> Iterator[DecodedImage | DifferNetError]:
+    """Reads and decodes the images that manifest rows name, a few ahead, by several threads.
+
+    Args:
+        rows: of `tables.MANIFEST`.
+        sizes: H of each image.
+
+    Yields:
+        For each row, in order, its image, or why there is none: an `ImageError` with a status, or a `StorageError`.
+    """
+    # decoding releases the interpreter lock
+    return map_ahead(_decoded, zip(read_images(rows), sizes, strict=True), READ_THREADS)
+
+
+def decoded_image(uri: str, member: str | None, size: int) -> DecodedImage:
+    """Reads and decodes one image by its name alone, as the tables have it; of a member, that is slower than by its offset.
+
+    Raises:
+        DifferNetError: as `decoded_images` yields.
+    """
+    none = pa.nulls(1, pa.int64())
+    rows = pa.table({"uri": [uri], "member": pa.array([member], pa.string()), "offset": none, "size": none})
+    (image,) = decoded_images(rows, [size])
+    if isinstance(image, DifferNetError):
+        raise image
+    return image
+
+
+def read_images(rows: pa.Table) -> Iterator[bytes | DifferNetError]:
+    """Reads the images that manifest rows name.
+
+    Files and members of tars are read a few ahead, by several threads. The members of another archive are read in turn;
+    it is opened once for rows that stand together, as they do in a listing.
+
+    Args:
+        rows: with the columns uri, member, offset and size of `tables.MANIFEST`.
+
+    Yields:
+        For each row, in order, the content of its image, or why there is none: an `ImageError` with the status of the row
+        (`missing`, `unreadable`, `unsupported`, `too_large`), or a `StorageError`.
+    """
+    wanted = map(_Wanted, *(rows[name].to_pylist() for name in _Wanted._fields))
+    for archive, images in groupby(wanted, lambda image: image.walked_archive):
+        if archive is None:
+            for contents in map_ahead(_read_together, _neighbours(images), READ_THREADS):
+                yield from contents
+        else:
+            yield from _walk(archive, [image.member or "" for image in images])
+
+
+def _decoded(image: tuple[bytes | DifferNetError, int]) -> DecodedImage | DifferNetError:
+    content, size = image
+    if isinstance(content, DifferNetError):
+        return content
+    try:
+        return decode(content, size=size)
+    except ImageError as error:
+        return error
+
+
+def _fetched(image: DecodedImage | DifferNetError) -> dict[str, Any]:
+    match image:
+        case DecodedImage():
+            return {"width": image.width, "height": image.height, "pixels": image.pixels.tobytes()}
+        case ImageError():
+            return {"status": image.status, "error": image.reason}
+        case _:
+            return {"status": "failed", "error": str(image)}
+
+
+def _no_model(category: str) -> dict[str, Any]:
+    return {"status": "no_model", "error": f"the model store has no model of category {category!r}"}
+
+
+class _Wanted(NamedTuple):
+    """Where an image lies: the columns of the manifest that say so."""
+
+    uri: str
+    member: str | None
+    offset: int | None
+    size: int | None
+
+    @property
+    def walked_archive(self) -> str | None:
+        """The archive that must be walked to find the image; None where its bytes can be asked for."""
+        is_range = archive_kind(self.uri) == "tar" and self.offset is not None and self.size is not None
+        return None if self.member is None or is_range else self.uri
+
+    @property
+    def start(self) -> int:
+        return self.offset or 0
+
+    @property
+    def end(self) -> int:
+        return self.start + (self.size or 0)
+
+    def follows(self, others: Sequence[_Wanted]) -> bool:
+        """Whether the read that gets the others had better get this image too."""
+        first, last = others[0], others[-1]
+        near = 0 <= self.start - last.end <= MAX_GAP and self.end - first.start <= MAX_RANGE
+        return near and self.uri == first.uri and None not in (self.member, last.member)
+
+
+def _neighbours(images: Iterable[_Wanted]) -> Iterator[list[_Wanted]]:
+    """Files one by one, and members of tars with those that they lie next to."""
+    together: list[_Wanted] = []
+    for image in images:
+        if together and not image.follows(together):
+            yield together
+            together = []
+        together.append(image)
+    if together:
+        yield together
+
+
+def _read_together(images: Sequence[_Wanted]) -> list[bytes | DifferNetError]:
+    first, last = images[0], images[-1]
+    try:
+        check_size(first.size or 0)  # one that is too large has no neighbours
+        if first.member is None:
+            return [read_bytes(first.uri)]
+        data = read_range(first.uri, first.start, last.end)
+    except FileNotFoundError:
+        return [_gone()] * len(images)
+    except (ImageError, StorageError) as error:
+        return [error] * len(images)
+    return [_cut(data, image, first.start) for image in images]
+
+
+def _cut(data: bytes, image: _Wanted, start: int) -> bytes | ImageError:
+    content = data[image.start - start : image.end - start]
+    if len(content) == image.size:
+        return content
+    found = f"found {len(content):,} of its {image.size:,} bytes"
+    return ImageError("unreadable", f"the archive ends inside the member {image.member!r}: {found}")
+
+
+def _gone() -> ImageError:
+    return ImageError("missing", "the file was listed, but is no longer there")
+
+
+def _walk(uri: str, names: Sequence[str]) -> Iterator[bytes | DifferNetError]:
+    done = 0
+    try:
+        for content in read_members(uri, names):
+            yield content
+            done += 1
+        return
+    except FileNotFoundError:
+        failure: DifferNetError = _gone()
+    except (ImageError, StorageError) as error:
+        failure = error
+    yield from [failure] * (len(names) - done)

@@ -33,6 +33,7 @@ from differnet_ray.errors import ImageError
 _READERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     str(reader.format): reader for reader in (JpegImageFile, PngImageFile, BmpImageFile, TiffImageFile, WebPImageFile)
 }
+MAX_BYTES: Final = 100 * 2**20  # of an image file
 _EXPECTED: Final = "expected " + ", ".join(_READERS)
 
 # The first bytes of the formats above, and of others that are only named: no reader of theirs sees the data.
@@ -67,7 +68,7 @@ class DecodedImage:
     height: int
 
 
-def decode(data: bytes, *, size: int, max_bytes: int = 100 * 2**20, max_pixels: int = 100_000_000) -> DecodedImage:
+def decode(data: bytes, *, size: int, max_bytes: int = MAX_BYTES, max_pixels: int = 100_000_000) -> DecodedImage:
     """Decodes an image file, turns it upright and resizes it to a square with an antialiased bilinear filter.
 
     The aspect ratio is not kept, as in DifferNet (Rudolph et al., WACV 2021).
@@ -87,8 +88,7 @@ def decode(data: bytes, *, size: int, max_bytes: int = 100 * 2**20, max_pixels: 
         raise ValueError(f"size must be at least 1 pixel, found {size}")
     if not data:
         raise ImageError("unreadable", "the file is empty (0 bytes)")
-    if len(data) > max_bytes:
-        raise ImageError("too_large", f"the file has {len(data):,} bytes, more than the limit of {max_bytes:,}")
+    check_size(len(data), max_bytes)
     if (signature := _SIGNATURE.match(data)) is None:
         raise ImageError("unreadable", f"the file is not an image: it begins with {data[:12]!r}; {_EXPECTED}")
     if (kind := str(signature.lastgroup)) not in _READERS:
@@ -112,6 +112,16 @@ def decode(data: bytes, *, size: int, max_bytes: int = 100 * 2**20, max_pixels: 
         found = str(error) or type(error).__name__
         raise ImageError("unreadable", f"the {kind} file is damaged or incomplete: {found}") from error
     return DecodedImage(pixels, rgb.width, rgb.height)
+
+
+def check_size(n_bytes: int, max_bytes: int = MAX_BYTES) -> None:
+    """Refuses an image file for its size alone, so that a larger one need not be read.
+
+    Raises:
+        ImageError: with status `too_large`.
+    """
+    if n_bytes > max_bytes:
+        raise ImageError("too_large", f"the file has {n_bytes:,} bytes, more than the limit of {max_bytes:,}")
 
 
 @contextmanager

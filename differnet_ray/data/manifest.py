@@ -1,7 +1,9 @@
 """Image archives -> manifest rows: which images there are, of which category, under which stable id.
 
-The category of an image comes from `--category`, from `--path-pattern`, or from the MVTec AD layout
-`<category>/<train|test>/<defect>/<name>`; further names in the pattern become attributes.
+Images lie in folders, inside tar, tar.gz and zip files, or where a given manifest says (`given_manifest.py`). The category of
+an image comes from `--category`, from the given manifest, from `--path-pattern`, or from the MVTec AD layout
+`<category>/<train|test>/<defect>/<name>`; further names in the pattern become attributes. The path of an image inside an
+archive is `<archive>/<member>`, so that `{category}.zip/{name}` finds categories that have an archive each.
 """
 
 from __future__ import annotations
@@ -9,19 +11,24 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from differnet_ray.data.storage import StoredFile, canonical, list_files, name_of
+from differnet_ray.data.archives import ARCHIVE_SUFFIXES, archive_kind, list_members
+from differnet_ray.data.given_manifest import GivenImage, is_manifest, read_manifest
+from differnet_ray.data.storage import READ_THREADS, canonical, list_files, name_of
 from differnet_ray.data.tables import MANIFEST, conform
 from differnet_ray.errors import ConfigError
+from differnet_ray.threads import map_ahead
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_FOLDER = "ground_truth"
+NOT_AN_IMAGE = "not an image"
 LONGEST_FOLDER = 255 - len("category=")  # bytes of a percent-encoded category in the name of its partition
 _MVTEC_AD = re.compile(r"(?:.*/)?(?P<category>[^/]+)/(?P<split>train|test)/(?P<defect>[^/]+)/[^/]+", re.DOTALL)
 _CATEGORY_NAME = re.compile(r"[^/\\\x00-\x1f=]{1,100}")
@@ -34,7 +41,8 @@ class Listing:
 
     Attributes:
         table: manifest rows (`tables.MANIFEST`), sorted by category, URI and offset, ids unique.
-        skipped: files that are not images to score, counted by reason (`hidden`, `mask`, `not an image`).
+        skipped: files that are not images to score, counted by reason (`hidden`, `mask`, `not an image`, and of members of
+            archives `not a regular file` and `replaced later in its archive`).
     """
 
     table: pa.Table
@@ -48,8 +56,9 @@ class Listing:
     def digest(self) -> str:
         """SHA-256 of the rows: changes when an image is added, removed, replaced, or its path read otherwise."""
         digest = hashlib.sha256()
-        columns = ("image_id", "size", "etag", "category", "attributes")
-        for row in zip(*(self.table[name].to_pylist() for name in columns), strict=True):
+        columns = [self.table[name] for name in ("image_id", "offset", "size", "etag", "category", "attributes")]
+        columns.append(self.table["captured_at"].cast(pa.int64()))
+        for row in zip(*(column.to_pylist() for column in columns), strict=True):
             digest.update(repr(row).encode())
         return digest.hexdigest()
 
@@ -67,44 +76,41 @@ def image_id(uri: str, member: str | None = None) -> str:
 def list_images(
     locations: Sequence[str], *, category: str | None = None, path_pattern: str | None = None, limit: int | None = None
 ) -> Listing:
-    """Lists the images below some locations.
+    """Lists the images of some locations.
 
     Args:
-        locations: folders, prefixes or single image files; local or s3://.
-        category: of all images; overrides the path.
+        locations: folders or prefixes, where archives are looked into as well; single image files or archives; manifests
+            (.csv, .jsonl, .ndjson, .parquet; see `given_manifest.py`). Local or s3://.
+        category: of all images; overrides manifests and paths.
         path_pattern: such as `{line}/{date}/{category}/{name}`, matched with the end of each image's path.
         limit: keep the first so many rows.
 
     Raises:
-        ConfigError: a location is missing or holds no image, the pattern is malformed, or an image has no category.
+        ConfigError: a location is missing or holds no image, an archive or manifest is damaged, the pattern is malformed, or
+            an image has no category.
     """
     pattern = _compile(path_pattern) if path_pattern else _MVTEC_AD
     if category is not None:
         check_category(category)
     rows: dict[str, dict[str, object]] = {}
-    skipped: dict[str, str] = {}
+    skipped: dict[str, Counter[str]] = {}
     unplaced: list[str] = []
     for location in locations:
-        root = canonical(location)
-        try:
-            files = list(list_files(root))
-        except FileNotFoundError as error:
-            raise ConfigError(f"{location}: no such file or folder; expected a folder of images") from error
-        images = 0
-        for file in files:
-            reason = _not_an_image(file.uri.removeprefix(root) or name_of(root))
-            if reason:
-                skipped[file.uri] = reason
-                continue
-            images += 1
-            row = _row(file, pattern, category)
-            if row["category"] is None:
-                unplaced.append(file.uri)
-            else:
-                rows[str(row["image_id"])] = row
-        if images == 0:
+        n_images = n_files = 0
+        for uri, images, others in _contents(location):
+            skipped[uri] = others
+            n_images += len(images)
+            n_files += len(images) + others.total()
+            for image in images:
+                row = _row(image, pattern, category)
+                if row["category"] is None:
+                    unplaced.append(_path(image))
+                else:
+                    rows[str(row["image_id"])] = row
+        if n_images == 0:
             raise ConfigError(
-                f"{location}: no images among its {len(files)} files; expected {', '.join(s[1:] for s in IMAGE_SUFFIXES)}"
+                f"{location}: no images among its {n_files} files; expected {', '.join(s[1:] for s in IMAGE_SUFFIXES)}, "
+                f"also inside {', '.join(s[1:] for s in ARCHIVE_SUFFIXES)}"
             )
     if unplaced:
         raise ConfigError(
@@ -115,20 +121,50 @@ def list_images(
     table = table.sort_by([("category", "ascending"), ("uri", "ascending"), ("offset", "ascending")])
     for name in pc.unique(table["category"]).to_pylist():
         check_category(name)
-    return Listing(conform(table.slice(0, limit), MANIFEST.schema), dict(Counter(skipped.values())))
+    return Listing(conform(table.slice(0, limit), MANIFEST.schema), dict(sum(skipped.values(), Counter())))
 
 
 def select(listing: Listing, *, categories: Sequence[str] = (), split: str | None = None, defect: str | None = None) -> Listing:
-    """The rows of some categories (all if empty), and of one split and defect of the MVTec AD layout."""
+    """The rows of some categories (all if empty), and of one split and defect of the MVTec AD layout.
+
+    An image of which the listing says neither is a good one to train on.
+    """
     keep = [
         (not categories or row_category in categories)
-        and (split is None or attributes.get("split") == split)
-        and (defect is None or attributes.get("defect") == defect)
+        and (split is None or attributes.get("split", "train") == split)
+        and (defect is None or attributes.get("defect", "good") == defect)
         for row_category, attributes in zip(
             listing.table["category"].to_pylist(), map(dict, listing.table["attributes"].to_pylist()), strict=True
         )
     ]
     return Listing(listing.table.filter(pa.array(keep, pa.bool_())), listing.skipped)
+
+
+def sample(listing: Listing, n: int, seed: int) -> Listing:
+    """At most n images of each category, drawn from the seed."""
+    rng = np.random.default_rng([seed, 4])
+    names = np.array(listing.table["category"].to_pylist())
+    rows = [np.flatnonzero(names == category) for category in listing.categories]
+    drawn = [np.sort(rng.choice(positions, min(n, len(positions)), replace=False)) for positions in rows]
+    return Listing(listing.table.take(np.concatenate([np.empty(0, np.int64), *drawn])), listing.skipped)
+
+
+def together(listing: Listing, name: str) -> Listing:
+    """All images as those of one category; what they are of becomes the attribute `product`.
+
+    Raises:
+        ConfigError: the name cannot be a category.
+    """
+    check_category(name)
+    table, rows = listing.table, listing.table.num_rows
+    products = [
+        [*attributes, ("product", category)]
+        for attributes, category in zip(table["attributes"].to_pylist(), table["category"].to_pylist(), strict=True)
+    ]
+    for column, values in {"category": [name] * rows, "attributes": products}.items():
+        field = MANIFEST.schema.field(column)
+        table = table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))
+    return Listing(table, listing.skipped)
 
 
 def defects(rows: pa.Table) -> list[str]:
@@ -150,30 +186,68 @@ def check_category(name: str) -> None:
         )
 
 
+def _contents(location: str) -> Iterator[tuple[str, list[GivenImage], Counter[str]]]:
+    """For each file of a location: its URI, the images in it, and how much else is in it, by reason."""
+    root = canonical(location)
+    try:
+        files = list(list_files(root))
+        if [file.uri for file in files] == [root] and is_manifest(root):
+            yield root, list(read_manifest(root)), Counter()
+            return
+    except FileNotFoundError as error:
+        raise ConfigError(f"{location}: no such file or folder; expected a folder of images") from error
+    archives = []
+    for file in files:
+        reason = _not_an_image(file.uri.removeprefix(root) or name_of(root))
+        if reason == NOT_AN_IMAGE and archive_kind(file.uri):
+            archives.append(file)
+        elif reason:
+            yield file.uri, [], Counter([reason])
+        else:
+            yield file.uri, [GivenImage(file.uri, size=file.size, etag=file.etag)], Counter()
+    listed = map_ahead(list_members, [file.uri for file in archives], READ_THREADS)
+    for file, members in zip(archives, listed, strict=True):
+        images, others = [], Counter[str]()
+        for member in members:
+            if reason := member.skipped or _not_an_image(member.name):
+                others[reason] += 1
+            else:
+                images.append(GivenImage(file.uri, member.name, member.offset, member.size, file.etag))
+        yield file.uri, images, others
+
+
 def _not_an_image(path: str) -> str | None:
     if not path.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in path):
         return "name is not UTF-8"
     parts = path.strip("/").split("/")
-    if any(part.startswith(".") for part in parts):
+    if any(part.startswith(".") and part not in (".", "..") for part in parts):  # those two are names only in archives
         return "hidden"
     if MASK_FOLDER in parts[:-1]:
         return "mask"
-    return None if parts[-1].lower().endswith(IMAGE_SUFFIXES) else "not an image"
+    return None if parts[-1].lower().endswith(IMAGE_SUFFIXES) else NOT_AN_IMAGE
 
 
-def _row(file: StoredFile, pattern: re.Pattern[str], category: str | None) -> dict[str, object]:
-    match = pattern.fullmatch(file.uri.split("://", 1)[1])
+def _row(image: GivenImage, pattern: re.Pattern[str], category: str | None) -> dict[str, object]:
+    match = pattern.fullmatch(_path(image).split("://", 1)[1])
     attributes = match.groupdict() if match else {}
     from_path = attributes.pop("category", None)
     attributes.pop("name", None)
     return {
-        "image_id": image_id(file.uri),
-        "uri": file.uri,
-        "category": category or from_path,
-        "size": file.size,
-        "etag": file.etag,
-        "attributes": sorted(attributes.items()),
+        "image_id": image_id(image.uri, image.member),
+        "uri": image.uri,
+        "member": image.member,
+        "category": category or image.category or from_path,
+        "offset": image.offset,
+        "size": image.size,
+        "etag": image.etag,
+        "captured_at": image.captured_at,
+        "attributes": sorted((attributes | image.attributes).items()),
     }
+
+
+def _path(image: GivenImage) -> str:
+    """Where the image lies, as the path pattern sees it."""
+    return image.uri if image.member is None else f"{image.uri}/{image.member.removeprefix('./')}"
 
 
 def _compile(path_pattern: str) -> re.Pattern[str]:

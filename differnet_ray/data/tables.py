@@ -89,7 +89,7 @@ MANIFEST = Table(
             _field(
                 "offset",
                 pa.int64(),
-                "where the member begins in the archive; null for a loose file",
+                "where the member begins in the archive; null for a loose file, and in tar.gz and zip",
                 null=True,
                 unit="bytes",
             ),

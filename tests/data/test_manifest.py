@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from differnet_ray.data.manifest import IMAGE_SUFFIXES, Listing, check_category, image_id, list_images, select
+from differnet_ray.data.manifest import IMAGE_SUFFIXES, Listing, check_category, image_id, list_images, sample, select, together
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MANIFEST
 from differnet_ray.errors import ConfigError
@@ -367,10 +368,33 @@ def test_select_keeps_the_rows_that_match(wanted: dict[str, object], n_rows: int
     assert chosen.skipped == listing.skipped
 
 
-def test_select_by_split_drops_images_that_have_none(plant: Plant) -> None:
+def test_an_image_of_which_nothing_is_said_is_a_good_one_to_train_on(plant: Plant) -> None:
     listing = listed(plant("1.png"), category="screw")
-    assert select(listing, split="train").table.num_rows == 0
-    assert select(listing).table.equals(pa.table(listing.table))
+    assert select(listing, split="test").table.num_rows == select(listing, defect="dent").table.num_rows == 0
+    assert select(listing, split="train", defect="good").table.equals(pa.table(listing.table))
+
+
+def test_a_sample_is_drawn_from_each_category_by_the_seed(plant: Plant) -> None:
+    root = plant(*(f"{category}/train/good/{i}.png" for category in ("screw", "lid") for i in range(9)), "nut/train/good/1.png")
+    listing = listed(root)
+    drawn = sample(listing, 4, seed=3)
+    assert Counter(column(drawn, "category")) == {"lid": 4, "nut": 1, "screw": 4}
+    assert drawn.table.equals(sample(listing, 4, seed=3).table)
+    assert not drawn.table.equals(sample(listing, 4, seed=4).table)
+    assert set(column(drawn, "uri")) <= set(column(listing, "uri"))
+    assert column(drawn, "uri") == sorted(column(drawn, "uri"))
+
+
+def test_categories_together_are_one_and_keep_what_they_are_of(plant: Plant) -> None:
+    listing = listed(plant("lid/train/good/1.png", "nut/test/dent/2.png"))
+    one = together(listing, "all parts")
+    assert one.categories == ["all parts"]
+    assert [dict(attributes)["product"] for attributes in one.table["attributes"].to_pylist()] == ["lid", "nut"]
+    assert one.table.schema.equals(MANIFEST.schema)
+    assert select(one, split="test").table.num_rows == 1
+    assert one.digest() != listing.digest()
+    with pytest.raises(ConfigError, match="'a/b' is not a usable name"):
+        together(listing, "a/b")
 
 
 def test_uris_of_a_listing_are_canonical(plant: Plant) -> None:
