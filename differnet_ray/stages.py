@@ -20,6 +20,7 @@ import torch
 
 from differnet_ray.data.model_store import Arrays, ModelStore, StoredModel
 from differnet_ray.data.tables import SCORED, STAGED, extend
+from differnet_ray.errors import ModelStoreError, WeightsError
 from differnet_ray.model.calibration import conformal_p_values
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor
@@ -47,6 +48,9 @@ class LoadedModels:
         models: canonical URI of the model store.
         versions: category to version.
         device: such as `cpu` or `cuda`.
+
+    Raises:
+        ModelStoreError: on first use: the model is missing, damaged or no network of its recipe.
     """
 
     def __init__(self, models: str, versions: Mapping[str, str], device: str) -> None:
@@ -66,11 +70,18 @@ class LoadedModels:
         stored = self.store.load(category, self.versions[category])
         config = stored.recipe.extractor
         key = (stored.backbone.digest, config)
-        if key not in self._extractors:
-            self._extractors[key] = Extractor(config, as_tensors(stored.weights))
-        flow = Flow(config.n_features, stored.recipe.flow, seed=None)
-        flow.load_state_dict(as_tensors(stored.flow), assign=True)
-        net = DifferNet(self._extractors[key], flow, TransformSet(**stored.transforms), pooled=stored.recipe.transforms.pooled)
+        try:
+            if key not in self._extractors:
+                self._extractors[key] = Extractor(config, as_tensors(stored.weights))
+            flow = Flow(config.n_features, stored.recipe.flow, seed=None)
+            flow.load_state_dict(as_tensors(stored.flow), assign=True)
+            transforms, pooled = TransformSet(**stored.transforms), stored.recipe.transforms.pooled
+        except (WeightsError, RuntimeError, TypeError, ValueError) as error:
+            why = " ".join(str(error).split())  # torch writes an indented list
+            raise ModelStoreError(
+                f"{category} {stored.version} in {self.store.uri} is whole, but no network of its recipe: {why}; fit again"
+            ) from error
+        net = DifferNet(self._extractors[key], flow, transforms, pooled=pooled)
         return LoadedModel(net.requires_grad_(False).eval().to(self.device), stored)
 
 

@@ -4,9 +4,10 @@
     MODELS/CATEGORY/VERSION/model.json           all that scoring needs, and where it came from; written last
     MODELS/CATEGORY/VERSION/flow.safetensors
     MODELS/CATEGORY/VERSION/calibration.parquet  scores of the good images that calibrate
-    MODELS/CATEGORY/VERSION/card.md              the same for people
+    MODELS/CATEGORY/VERSION/card.md, curves.png  the same for people
     MODELS/CATEGORY/latest.json                  names the version in use; replaced atomically
 
+What belongs to a version is written once and never over another's; `promote` names another version as the one in use.
 Arrays are NumPy here; `stages.py` turns them into tensors. Nothing is unpickled.
 """
 
@@ -17,6 +18,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from differnet_ray.config import Recipe
+from differnet_ray.data.card import card
 from differnet_ray.data.manifest import check_category
 from differnet_ray.data.storage import exists, join, list_folders, read_bytes, write_bytes
 from differnet_ray.data.tables import CALIBRATION, conform
@@ -37,14 +40,16 @@ from differnet_ray.errors import ConfigError, ModelStoreError
 Arrays = Mapping[str, npt.NDArray[Any]]
 SCHEMA_VERSION = 1
 HELD_OUT, CROSS_FITTED = METHODS = ("held out", "cross-fitted")
-BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD = (
+BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD, CURVES = (
     "backbones",
     "latest.json",
     "model.json",
     "flow.safetensors",
     "calibration.parquet",
     "card.md",
+    "curves.png",
 )
+ADDED: dict[str, Any] = {"fingerprint": "", "resumed": [], "notes": [], "test": None, "peak_memory": 0}
 
 
 @dataclass(frozen=True)
@@ -98,21 +103,32 @@ class Lineage:
     """Where a model came from.
 
     Attributes:
+        data, listing_digest: locations of the images, and the digest of their listing.
+        fingerprint: digest of listing, options and code version: what has it already is not fitted again.
         n_fitted, n_held_out: good images that the flow was fitted on, and that it has not seen (0 where cross-fitted).
         n_fits: flows that were fitted: one, or one for each fold and the one in use.
         skipped: images that could not be used: URI to reason.
         losses: loss of every epoch of the flow in use.
+        resumed: epochs after which an interrupted fit went on.
+        notes: what people should know, such as a chunk halved because memory was short.
+        test: `auroc`, `n_good` and `n_anomalous` of a labelled test set, where there is one; no choice was made by it.
         seconds: of all fits and the calibration.
+        peak_memory: largest resident memory of the process, in bytes.
     """
 
     data: tuple[str, ...]
     listing_digest: str
+    fingerprint: str
     n_fitted: int
     n_held_out: int
     n_fits: int
     skipped: dict[str, str]
     losses: tuple[float, ...]
+    resumed: tuple[int, ...]
+    notes: tuple[str, ...]
+    test: dict[str, float] | None
     seconds: float
+    peak_memory: int
     device: str
     libraries: dict[str, str]
 
@@ -128,7 +144,8 @@ class StoredModel:
         flow: arrays of flow.safetensors.
         weights: arrays of the backbone.
         calibration: `tables.CALIBRATION`.
-        version: empty until published.
+        curves: a PNG of the fit for the card, or empty; `load` leaves it in the store.
+        version, digest: empty until published.
     """
 
     category: str
@@ -140,6 +157,7 @@ class StoredModel:
     flow: Arrays = field(repr=False)
     weights: Arrays = field(repr=False)
     calibration: pa.Table = field(repr=False)
+    curves: bytes = field(default=b"", repr=False)
     version: str = ""
     digest: str = ""
 
@@ -182,7 +200,7 @@ class ModelStore:
             ModelStoreError: there is no such version, or its record is damaged.
         """
         check_category(category)  # a name from outside must not lead out of the store
-        version = version or self.latest(category)
+        version = self.latest(category) if version is None else version
         if not re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", version):
             raise ModelStoreError(f"{version!r} is not a version: expected YYYYMMDDTHHMMSSZ-DIGEST8, as `models list` shows")
         uri = join(self.uri, category, version, MODEL)
@@ -239,6 +257,7 @@ class ModelStore:
 
         Raises:
             StorageError: something could not be written; what was in use stays in use.
+            ModelStoreError: other content has the version already.
         """
         check_category(model.category)
         sink = io.BytesIO()
@@ -255,57 +274,81 @@ class ModelStore:
             "backbone": asdict(model.backbone),
             "decision": asdict(model.decision),
             "lineage": asdict(model.lineage),
+            "curves": CURVES if model.curves else None,
             "files": {name: _sha256(data) for name, data in files.items()} | {model.backbone.file: _sha256(weights)},
         }
         record["digest"] = _digest(record)
         version = f"{now:%Y%m%dT%H%M%SZ}-{record['digest'][:8]}"
         record["version"] = version
         folder = join(self.uri, model.category, version)
-        backbone_uri = join(self.uri, BACKBONES, model.backbone.file)
-        if not exists(backbone_uri) or _sha256(read_bytes(backbone_uri)) != _sha256(weights):
-            write_bytes(backbone_uri, weights)
+        _keep_backbone(join(self.uri, BACKBONES, model.backbone.file), weights)
         for name, data in files.items():
-            write_bytes(join(folder, name), data)
-        write_bytes(join(folder, CARD), card(record).encode())
-        write_bytes(join(folder, MODEL), _json(record))
-        write_bytes(join(self.uri, model.category, LATEST), _json({"version": version}))
+            if not _create(join(folder, name), data) and _sha256(read_bytes(join(folder, name))) != record["files"][name]:
+                raise ModelStoreError(f"{join(folder, name)} is there already, with other content; remove {folder}, fit again")
+        if model.curves:
+            _create(join(folder, CURVES), model.curves)
+        _create(join(folder, CARD), card(record).encode())
+        if (
+            not _create(join(folder, MODEL), _json(record))
+            and _digest(self.record(model.category, version)) != record["digest"]
+        ):
+            raise ModelStoreError(f"{join(folder, MODEL)} is there already, of another digest: fit again")
+        self._use(model.category, version)
         return version
 
+    def promote(self, category: str, version: str) -> None:
+        """Makes a version the one in use, after its digests have been checked.
 
-def card(record: Mapping[str, Any]) -> str:
-    """model.json for people, as Markdown."""
-    decision, lineage, recipe = record["decision"], record["lineage"], record["recipe"]
-    backbone = record["backbone"]
-    notice = "" if backbone["pretrained"] else "\n**Its backbone has random, untrained weights: for demonstrations only.**\n"
-    fits = f"{lineage['n_fits']} {'fit' if lineage['n_fits'] == 1 else 'fits'} in {lineage['seconds']:.0f} s"
-    rests = f"The threshold rests on {decision['statement']}."
-    if decision["method"] == CROSS_FITTED:
-        rests += (
-            f" Each was scored by a flow fitted without its fold, one of {lineage['n_fits'] - 1}, and the flow in use was "
-            "fitted on all of them: the bound is approximate."
-        )
-    return f"""# {record["category"]} {record["version"]}
-{notice}
-| | |
-|---|---|
-| data | {", ".join(lineage["data"])} |
-| good images | {lineage["n_fitted"]} fitted, {lineage["n_held_out"]} held out, {len(lineage["skipped"])} skipped |
-| backbone | {backbone["name"]}, {recipe["extractor"]["n_scales"]} scales from {recipe["extractor"]["image_size"]} pixels |
-| flow | {recipe["flow"]["n_blocks"]} blocks, {recipe["flow"]["hidden"]} wide |
-| fit | {recipe["fit"]["epochs"]} epochs, seed {recipe["fit"]["seed"]}, {fits} on {lineage["device"]} |
-| loss | {lineage["losses"][0]:.3f} in the first epoch, {lineage["losses"][-1]:.3f} in the last |
-| scores | mean over {len(record["transforms"]["angles"])} transforms |
-| threshold | {decision["threshold"]:.4f} |
-| review from | {decision["review_threshold"]:.4f} |
+        Raises:
+            ModelStoreError: it is missing, incomplete or damaged; what was in use stays in use.
+        """
+        self.load(category, version)
+        self._use(category, version)
 
-{rests}
+    def find(self, category: str, fingerprint: str) -> dict[str, Any] | None:
+        """The record of a model of this fingerprint: the one in use, else the newest; None where there is none.
 
-It holds for images that are taken as the good ones were: after a change of camera, light or product, fit again.
-"""
+        Its files are not read: a damaged one is found when it is loaded.
+        """
+        check_category(category)
+        try:
+            in_use = self.latest(category)
+        except ModelStoreError:
+            in_use = ""
+        for version in sorted(self.versions(category), key=lambda version: (version == in_use, version), reverse=True):
+            with suppress(ModelStoreError, KeyError, TypeError):  # damaged, or older than fingerprints
+                record = self.record(category, version)
+                if record["lineage"]["fingerprint"] == fingerprint:
+                    return record
+        return None
+
+    def _use(self, category: str, version: str) -> None:
+        write_bytes(join(self.uri, category, LATEST), _json({"version": version}))
+
+
+def _create(uri: str, data: bytes) -> bool:
+    """Writes a file of a version; false where another fit of the same second and digest was first."""
+    try:
+        write_bytes(uri, data, create_only=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _keep_backbone(uri: str, weights: bytes) -> None:
+    if not exists(uri):
+        with suppress(FileExistsError):  # another fit was first
+            write_bytes(uri, weights, create_only=True)
+    if _sha256(read_bytes(uri)) != _sha256(weights):  # it is damaged
+        write_bytes(uri, weights)
 
 
 def _lineage(values: Mapping[str, Any]) -> Lineage:
-    return Lineage(**{**values, "data": tuple(values["data"]), "losses": tuple(values["losses"])})
+    """Lineage of a record; the oldest ones lack the fields of `ADDED`."""
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in (ADDED | dict(values)).items()
+    }
+    return Lineage(**fields)
 
 
 def _digest(record: Mapping[str, Any]) -> str:

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from differnet_ray.data.images import decode
+from differnet_ray.data.fetch import decoded_image
 from differnet_ray.data.manifest import defects
 from differnet_ray.data.masks import has_masks, mask_uri, read_mask
 from differnet_ray.data.results import read_table
-from differnet_ray.data.storage import join, name_of, read_bytes, write_bytes
+from differnet_ray.data.storage import join, name_of, write_bytes
 from differnet_ray.data.tables import MAPS, SCORES
 from differnet_ray.errors import ConfigError, DifferNetError, ImageError
 from differnet_ray.model.metrics import GOOD, detection_metrics, roc_curve
@@ -208,10 +208,10 @@ def _sheet(scored: pa.Table, maps: Mapping[str, NDArray[np.float16]], category: 
 
 def _tile(row: Mapping[str, Any], maps: Mapping[str, NDArray[np.float16]]) -> Tile:
     verdict = VERDICTS.get((_kind(row) == GOOD, row["status"]), "for review")
-    caption = f"{row['anomaly_score']:.2f}  {_kind(row)}  {verdict}\n{name_of(row['uri'])}"
+    caption = f"{row['anomaly_score']:.2f}  {_kind(row)}  {verdict}\n{name_of(row['member'] or row['uri'])}"
     try:
-        pixels = decode(read_bytes(row["uri"]), size=SHEET_PIXELS).pixels
-    except (FileNotFoundError, DifferNetError):  # it was scored, so it was there: the sheet is no reason to fail now
+        pixels = decoded_image(row["uri"], row["member"], SHEET_PIXELS).pixels
+    except DifferNetError:  # it was scored, so it was there: the sheet is no reason to fail now
         pixels, caption = np.full((SHEET_PIXELS, SHEET_PIXELS, 3), 230, dtype=np.uint8), f"{caption} cannot be read any more"
     width, height = row["width"], row["height"]
     size = (max(1, SHEET_PIXELS * width // max(width, height)), max(1, SHEET_PIXELS * height // max(width, height)))

@@ -61,7 +61,7 @@ def roc_plot(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) -> b
     axes.set_xlabel("false positive rate (good images called anomalous)", fontsize=11)
     axes.set_ylabel("true positive rate (anomalous images found)", fontsize=11)
     _legend(figure, handles, labels, loc="outside right upper", title="AUROC in %", alignment="left")
-    return _png(_pixels(figure))
+    return png_of(figure)
 
 
 def score_histogram(good: ArrayLike, anomalous: ArrayLike, threshold: float | None, title: str) -> bytes:
@@ -83,7 +83,7 @@ def score_histogram(good: ArrayLike, anomalous: ArrayLike, threshold: float | No
     groups = [np.clip(np.asarray(group, dtype=np.float64).ravel(), -1e150, 1e150) for group in (good, anomalous)]
     groups = [group[~np.isnan(group)] for group in groups]
     theta = None if threshold is None or not np.isfinite(threshold) else threshold
-    edges, has_tail = _edges(groups[0], groups[1], theta)
+    edges, has_tail = bar_edges(groups[0], groups[1], theta)
     top, bar = edges[-1], edges[-1] - edges[-2]
     lefts, widths = edges[:-1], np.diff(edges)
     if has_tail:
@@ -109,7 +109,7 @@ def score_histogram(good: ArrayLike, anomalous: ArrayLike, threshold: float | No
     axes.set_xlim(edges[0] - bar, lefts[-1] + widths[-1] + bar)
     axes.set_ylim(0, None if any(group.size for group in groups) else 1)
     _legend(figure, handles, labels, loc="outside lower center", ncols=3)
-    return _png(_pixels(figure))
+    return png_of(figure)
 
 
 def shots_plot(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -> bytes:
@@ -137,7 +137,7 @@ def shots_plot(points: Mapping[str, Sequence[tuple[int, float]]], title: str) ->
     axes.set_xlabel("training images", fontsize=11)
     axes.set_ylabel("AUROC in %", fontsize=11)
     _legend(figure, handles, [_fit(figure, category, 170, 10) for category in points], loc="outside right upper")
-    return _png(_pixels(figure))
+    return png_of(figure)
 
 
 def overlay(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating], *, vmax: float = VMAX) -> bytes:
@@ -218,7 +218,7 @@ def _line_style(number: int) -> tuple[str, str]:
     return LINE_COLOURS[number % 7], ("-", "--", ":", "-.")[number // 7 % 4]
 
 
-def _edges(
+def bar_edges(
     good: NDArray[np.float64], anomalous: NDArray[np.float64], threshold: float | None
 ) -> tuple[NDArray[np.float64], bool]:
     """Edges of about 30 equal bars, the threshold among them, and whether scores beyond the last edge get a bar."""
@@ -275,15 +275,25 @@ def _pair(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating] | None) 
 
 
 def _chart(width: int, height: int, title: str) -> tuple[Figure, Axes]:
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout=layout, facecolor="white")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E4E4E4")
-    axes.set_axisbelow(True)
+    figure = new_figure(width, height)
+    axes = styled(figure.subplots())
     lines = "\n".join(_fit(figure, line, width - 60, 13) for line in title.split("\n"))
     figure.suptitle(lines, fontsize=13, fontfamily=FONTS, parse_math=False)
     return figure, axes
+
+
+def new_figure(width: int, height: int) -> Figure:
+    """An empty figure of so many pixels, whose parts make room for each other."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout=layout, facecolor="white")
+
+
+def styled(axes: Axes) -> Axes:
+    """Axes with a faint grid behind what is drawn, and no frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E4E4E4")
+    axes.set_axisbelow(True)
+    return axes
 
 
 def _legend(figure: Figure, handles: list[Artist], labels: list[str], **where: Any) -> None:
@@ -311,6 +321,11 @@ def _pixels(figure: Figure) -> NDArray[np.uint8]:
     pixels = np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3]  # type: ignore[no-untyped-call]
     figure.clear()  # figures hold reference cycles: let go of the arrays at once
     return pixels
+
+
+def png_of(figure: Figure) -> bytes:
+    """The PNG bytes of a finished figure, which is empty afterwards."""
+    return _png(_pixels(figure))
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

@@ -19,7 +19,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from stored_models import PARTS, a_model, assert_same, folder, stored
 
 from differnet_ray.config import Recipe
-from differnet_ray.data.model_store import CROSS_FITTED, Backbone, ModelStore, card
+from differnet_ray.data.card import card
+from differnet_ray.data.model_store import CROSS_FITTED, Backbone, ModelStore
 from differnet_ray.data.storage import canonical, list_files
 from differnet_ray.data.tables import CALIBRATION
 from differnet_ray.errors import ConfigError, ModelStoreError

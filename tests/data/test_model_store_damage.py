@@ -157,11 +157,11 @@ def test_a_failed_publication_leaves_the_version_in_use(
     clock[0] = datetime(2026, 2, 1, tzinfo=UTC)
     write, calls = storage.write_bytes, []
 
-    def failing(uri: str, data: bytes) -> None:
+    def failing(uri: str, data: bytes, **how: Any) -> None:
         calls.append(uri)
         if len(calls) == fails_at:
             raise StorageError(f"cannot write {uri}: the disk is full")
-        write(uri, data)
+        write(uri, data, **how)
 
     other = a_model(seed=2, backbone=Backbone("other", "1" * 64, True))  # so that a backbone is written, too
     with monkeypatch.context() as patch:
@@ -179,9 +179,9 @@ def test_a_failed_publication_leaves_the_version_in_use(
 def test_the_record_comes_last_but_for_the_pointer(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
 
-    def write(uri: str, data: bytes) -> None:
+    def write(uri: str, data: bytes, **how: Any) -> None:
         written.append(uri.split("/")[-1])
-        storage.write_bytes(uri, data)
+        storage.write_bytes(uri, data, **how)
 
     monkeypatch.setattr(model_store, "write_bytes", write)
     store.publish(a_model())

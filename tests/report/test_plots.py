@@ -161,7 +161,7 @@ def test_histogram_of_degenerate_scores(case: str) -> None:
 def test_bars_cover_all_scores_and_keep_both_decisions_apart(
     good: list[float], anomalous: list[float], threshold: float | None
 ) -> None:
-    edges, has_tail = plots._edges(np.array(good), np.array(anomalous), threshold)
+    edges, has_tail = plots.bar_edges(np.array(good), np.array(anomalous), threshold)
     assert 30 <= len(edges) <= 70
     assert (np.diff(edges) > 0).all()
     np.testing.assert_allclose(np.diff(edges), edges[1] - edges[0], rtol=1e-4)

@@ -1,0 +1,76 @@
+"""The card of a model: what people want to know before they trust it, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def card(record: Mapping[str, Any]) -> str:
+    """The card of a model, from its model.json: data, recipe, curves, threshold and how sure, notes and limits."""
+    decision, lineage, recipe, backbone = (record[key] for key in ("decision", "lineage", "recipe", "backbone"))
+    paragraphs = [
+        f"# {record['category']} {record['version']}",
+        *([] if backbone["pretrained"] else ["**Its backbone has random, untrained weights: for demonstrations only.**"]),
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in _rows(record).items())]),
+        *([f"![Loss, and scores of unseen good images]({record['curves']})"] if record.get("curves") else []),
+        _rests(decision, lineage),
+        *_section("Notes", _notes(lineage)),
+        *_section("Limits", _limits(recipe["extractor"]["image_size"])),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _rows(record: Mapping[str, Any]) -> dict[str, str]:
+    decision, lineage, recipe = record["decision"], record["lineage"], record["recipe"]
+    extractor, losses, test = recipe["extractor"], lineage["losses"], lineage.get("test")
+    fits = f"{lineage['n_fits']} {'fit' if lineage['n_fits'] == 1 else 'fits'} in {lineage['seconds']:.0f} s"
+    memory = f", {lineage['peak_memory'] / 1e9:.1f} GB of memory" if lineage.get("peak_memory") else ""
+    rows = {
+        "data": ", ".join(lineage["data"]),
+        "good images": f"{lineage['n_fitted']} fitted, {lineage['n_held_out']} held out, {len(lineage['skipped'])} skipped",
+        "backbone": f"{record['backbone']['name']}, {extractor['n_scales']} scales from {extractor['image_size']} pixels",
+        "flow": f"{recipe['flow']['n_blocks']} blocks, {recipe['flow']['hidden']} wide",
+        "fit": f"{recipe['fit']['epochs']} epochs, seed {recipe['fit']['seed']}, {fits} on {lineage['device']}{memory}",
+        "loss": f"{losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last",
+        "scores": f"mean over {len(record['transforms']['angles'])} transforms",
+        "threshold": f"{decision['threshold']:.4f}",
+        "review from": f"{decision['review_threshold']:.4f}",
+    }
+    if test:
+        images = f"{test['n_good']:.0f} good and {test['n_anomalous']:.0f} anomalous test images"
+        rows["AUROC"] = f"{100 * test['auroc']:.1f} % on {images}, by which nothing was chosen"
+    return rows
+
+
+def _rests(decision: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
+    text = f"The threshold rests on {decision['statement']}."
+    if not lineage["n_held_out"]:
+        text += (
+            f" Each was scored by a flow fitted without its fold, one of {lineage['n_fits'] - 1}, and the flow in use was "
+            "fitted on all of them: the bound is approximate."
+        )
+    return text
+
+
+def _notes(lineage: Mapping[str, Any]) -> list[str]:
+    epochs = ", ".join(map(str, lineage.get("resumed", ())))
+    resumed = [f"The fit was interrupted, and went on after epoch {epochs}."] if epochs else []
+    return [*resumed, *lineage.get("notes", ())]
+
+
+def _limits(image_size: int) -> list[str]:
+    return [
+        "It holds for images that are taken as the good ones were: after a change of camera, light or product, fit again.",
+        "The threshold speaks of good images that are called anomalous. How many defects it finds, only labelled ones tell.",
+        "Images count as independent. Where several show one part, hold all of them out together, or the threshold is too low.",
+        f"Each image is resized to a square of {image_size} pixels: what cannot be seen in that is not found.",
+    ]
+
+
+def _section(heading: str, items: list[str]) -> list[str]:
+    return [f"## {heading}", "\n".join(f"- {item}" for item in items)] if items else []
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
