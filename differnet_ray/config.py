@@ -71,6 +71,11 @@ class FlowConfig:
     first_layer: str = "none"  # a fixed affine layer in front, from the training features: one of FIRST_LAYERS
     shrinkage: float = 0.02  # of the covariance that `whiten` makes the identity
 
+    def n_parameters(self, n_features: int) -> int:
+        """Weights and biases of the 2 K networks, for D features."""
+        half, hidden = n_features // 2, self.hidden
+        return 2 * self.n_blocks * ((half + 1) * hidden + 2 * (hidden + 1) * hidden + (hidden + 1) * n_features)
+
     def __post_init__(self) -> None:
         _require(0 <= self.n_blocks <= 64, "n_blocks", self.n_blocks, "0 to 64")
         _require(1 <= self.hidden <= 16384, "hidden", self.hidden, "1 to 16384")
@@ -94,6 +99,8 @@ class FitConfig:
     eps: float = 1e-4
     weight_decay: float = 1e-5
     max_grad_norm: float | None = None  # clips the norm of the gradient where set
+    patience: int | None = None  # epochs without a lower loss of the validation images after which a fit stops; None: never
+    validation_fraction: float = 0.1  # share of the images to fit on that validate instead, where there is a patience
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -110,6 +117,10 @@ class FitConfig:
             "max_grad_norm",
             self.max_grad_norm,
             "positive or none",
+        )
+        _require(self.patience is None or self.patience >= 1, "patience", self.patience, "1 or more, or none")
+        _require(
+            0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "0 < validation_fraction < 1"
         )
         _require(0 <= self.seed < 2**63, "seed", self.seed, "0 <= seed < 2^63")
 

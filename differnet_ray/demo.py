@@ -10,10 +10,10 @@ import click
 import duckdb
 
 from differnet_ray.config import preset
-from differnet_ray.data.images import decode
+from differnet_ray.data.fetch import decoded_image
 from differnet_ray.data.manifest import list_images, select
 from differnet_ray.data.results import read_table
-from differnet_ray.data.storage import canonical, delete, read_bytes
+from differnet_ray.data.storage import canonical, delete
 from differnet_ray.data.tables import SCORES
 from differnet_ray.demo_archive import make_archive
 from differnet_ray.distributed.resources import cluster
@@ -107,7 +107,7 @@ def _write_overlays(output: str, folder: Path) -> list[Path]:
         maps = maps_of(output, category)
         worst = [row for row in rows if row["category"] == category and row["image_id"] in maps][:WORST]
         for rank, row in enumerate(worst, 1):
-            pixels = decode(read_bytes(row["uri"]), size=OVERLAY_PIXELS).pixels
+            pixels = decoded_image(row["uri"], row["member"], OVERLAY_PIXELS).pixels
             path = folder / f"{category}-{rank}-{dict(row['attributes'])['defect']}.png"
             path.write_bytes(overlay(pixels, maps[row["image_id"]]))
             written.append(path)

@@ -29,16 +29,16 @@ import torch
 from safetensors.numpy import load, save
 
 from differnet_ray.config import Recipe
-from differnet_ray.data.images import decode
+from differnet_ray.data.fetch import decoded_images
 from differnet_ray.data.manifest import Listing, select
 from differnet_ray.data.model_store import Arrays
 from differnet_ray.data.storage import exists, join, name_of, read_bytes, write_bytes
-from differnet_ray.errors import ImageError, StorageError
+from differnet_ray.errors import DifferNetError, ImageError, StorageError
 from differnet_ray.experiments.cells import BANK
-from differnet_ray.model.differnet import CHUNK, transformed_features
+from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.metrics import GOOD
-from differnet_ray.model.transforms import TransformSet, fixed_transforms, random_transforms, sampling_positions
+from differnet_ray.model.transforms import TransformSet, fixed_transforms, random_transforms
 from differnet_ray.stages import as_tensors
 
 CODE_VERSION = 1  # grows when a change of the code changes a feature: what was stored before is then not used again
@@ -112,11 +112,17 @@ class FeatureStore:
         """
         extractor = Extractor(self.recipe.extractor, as_tensors(weights)).to(device)
         usable, features = [], []
-        for position, uri in enumerate(rows["uri"].to_pylist(), part.start):
-            image = _pixels(uri, self.recipe.extractor.image_size)
-            usable.append(image is not None)
-            if image is not None:
-                features.append(_features(extractor, image, self._transforms(part.kind, position)))
+        images = decoded_images(rows, [self.recipe.extractor.image_size] * rows.num_rows)
+        for position, image in enumerate(images, part.start):
+            if isinstance(image, ImageError) and image.status == "missing":
+                raise StorageError(f"an image was listed, but is no longer there: run the same command again ({image})")
+            if isinstance(image, StorageError):
+                raise image
+            usable.append(not isinstance(image, DifferNetError))
+            if not isinstance(image, DifferNetError):
+                transforms = self._transforms(part.kind, position)
+                pixels = torch.from_numpy(image.pixels)
+                features.append(transformed_features(extractor, pixels, transforms).cpu().numpy())
         stacked = np.stack(features) if features else np.empty((0, 0, self.recipe.extractor.n_features), np.float32)
         write_bytes(join(self.folder, part.file), save({"features": stacked, "usable": np.array(usable, np.uint8)}))
 
@@ -157,21 +163,3 @@ def all_parts(listing: Listing, kinds: Sequence[tuple[str, str]]) -> Iterator[Pa
     for category in listing.categories:
         for split, kind in kinds:
             yield from parts_of(listing, category, split, kind)
-
-
-def _pixels(uri: str, size: int) -> torch.Tensor | None:
-    try:
-        return torch.from_numpy(decode(read_bytes(uri), size=size).pixels)
-    except ImageError:
-        return None
-    except FileNotFoundError as error:
-        raise StorageError(f"{uri} was listed, but is no longer there: run the same command again") from error
-
-
-def _features(extractor: Extractor, image: torch.Tensor, transforms: TransformSet) -> Floats:
-    chunks = []
-    for start in range(0, len(transforms), CHUNK):  # the sampling positions of a whole bank would take gigabytes
-        some = transforms.slice(start, start + CHUNK)
-        positions = sampling_positions(some.angles, image.shape[0], extractor.mean.device)
-        chunks.append(transformed_features(extractor, image, some, positions).cpu())
-    return torch.cat(chunks).numpy()

@@ -25,9 +25,9 @@ from differnet_ray.data.storage import join, write_bytes
 from differnet_ray.data.tables import REPRODUCTIONS, conform
 from differnet_ray.experiments.cells import FLOW, CellResult, Row
 from differnet_ray.experiments.published import SHOTS_16, TABLE_2_QUOTED, published_auroc
-from differnet_ray.fit_category import library_versions
 from differnet_ray.model.metrics import GOOD, roc_curve
 from differnet_ray.report.plots import roc_plot, score_histogram, shots_plot
+from differnet_ray.versions import library_versions
 
 HEADERS = {
     "auroc": "AUROC",

@@ -8,7 +8,10 @@ T. So the score of an image cannot depend on which other images it was scored wi
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +20,8 @@ from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.transforms import TransformSet, apply_transforms, sampling_positions
 
-CHUNK = 16  # transformed copies per pass: 38 MB of input at 448 pixels
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class DifferNet(nn.Module):
@@ -74,23 +78,53 @@ def exact_convolutions() -> AbstractContextManager[None]:
 
 
 @torch.no_grad()
-def transformed_features(extractor: Extractor, image: Tensor, transforms: TransformSet, positions: Tensor) -> Tensor:
+def transformed_features(
+    extractor: Extractor, image: Tensor, transforms: TransformSet, positions: Tensor | None = None
+) -> Tensor:
     """Features of the transformed copies of one image.
 
     Args:
         extractor: f_ex.
         image: uint8 (H, W, 3) with the extractor's H.
         transforms: T transforms.
-        positions: int32 (T, H * W), their sampling positions, on the extractor's device.
+        positions: int32 (T, H * W), their sampling positions on the extractor's device; None: computed here.
 
     Returns:
         float32 (T, D).
     """
-    image = image.to(positions.device)
-    chunks = []
+    device = extractor.mean.device
+    image = image.to(device)
+
+    def features(start: int, stop: int) -> Tensor:
+        part = transforms.slice(start, stop)
+        where = sampling_positions(part.angles, len(image), device) if positions is None else positions[start:stop]
+        found: Tensor = extractor(extractor.normalize(apply_transforms(image, part, where)))
+        return found
+
     with exact_convolutions():
-        for start in range(0, len(transforms), CHUNK):
-            stop = start + CHUNK
-            copies = apply_transforms(image, transforms.slice(start, stop), positions[start:stop])
-            chunks.append(extractor(extractor.normalize(copies)))
-    return torch.cat(chunks)
+        return torch.cat(list(in_chunks(extractor, len(transforms), features)))
+
+
+def in_chunks(extractor: Extractor, n: int, work: Callable[[int, int], T]) -> Iterator[T]:
+    """The results of work(start, stop) on n copies, `extractor.chunk` at a time.
+
+    Where the memory of a GPU does not suffice the chunk is halved, for good, and the log says so: scores may then differ
+    from those of larger chunks by rounding.
+
+    Raises:
+        torch.OutOfMemoryError: not even one copy fits.
+    """
+    start = 0
+    while start < n:
+        stop = min(start + extractor.chunk, n)
+        try:
+            result = work(start, stop)
+        except torch.OutOfMemoryError:
+            if extractor.chunk == 1:
+                raise
+            extractor.chunk //= 2
+            torch.cuda.empty_cache()
+            logger.warning("out of memory on %s: %d copies at a time from now on", extractor.mean.device, extractor.chunk)
+            continue
+        yield result
+        start = stop

@@ -25,6 +25,7 @@ from differnet_ray.errors import WeightsError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RANDOM = "random"
+CHUNK = 16  # transformed copies per pass: 38 MB of input at 448 pixels
 WEIGHTS_VARIABLE = "DIFFERNET_BACKBONE_WEIGHTS"
 
 
@@ -34,6 +35,9 @@ class Extractor(nn.Module):
     Args:
         config: image size and scales.
         weights: state of `torchvision.models.alexnet().features` with keys `0.weight`, `0.bias`, ...
+
+    Attributes:
+        chunk: transformed copies that go through it at a time.
 
     Raises:
         WeightsError: a key is missing or unknown, or has the wrong shape.
@@ -45,6 +49,7 @@ class Extractor(nn.Module):
     def __init__(self, config: ExtractorConfig, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.config = config
+        self.chunk = CHUNK
         with torch.device("meta"):  # no memory and no global random state for weights that are replaced at once
             self.layers = alexnet(weights=None).features
         _check_shapes(weights, self.layers.state_dict())

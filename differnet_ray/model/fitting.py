@@ -1,21 +1,23 @@
 """Fitting the flow by maximum likelihood on features of randomly transformed defect-free images (section 4.2).
 
-Legend: N training images, t transforms per image and epoch, D features, H x W pixels.
+Legend: N training images, t transforms per image and epoch, D features, H x W pixels, E epochs of a block.
 
-The extractor is frozen, so a feature never changes: the random transforms of epoch e are drawn from (seed, e mod F) with
-F = `fresh_epochs`, their features are computed when an epoch first needs them, and kept if a later epoch needs them
-again. F = epochs is the published recipe, a smaller F trades fresh rotations for time. Where features are pooled, every
+The extractor is frozen, so a feature never changes: the random transforms of image i in epoch e are drawn from
+(seed, e mod F, i) with F = `fresh_epochs`. Features are computed in blocks of epochs, when an epoch first needs them, and
+kept. F = epochs is the published recipe, a smaller F trades fresh rotations for time. Where features are pooled, every
 epoch has the same: one sample an image, the mean over the fixed transforms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,9 +26,15 @@ from differnet_ray.errors import FitError
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.flow import Flow, nll
-from differnet_ray.model.transforms import fixed_transforms, random_transforms, sampling_positions
+from differnet_ray.model.transforms import fixed_transforms, random_transforms
+from differnet_ray.threads import map_ahead
 
 FIRST_LAYER_EPOCHS = 8  # epochs of the bank that a fixed first layer is found from
+EPOCHS_PER_BLOCK = 16  # images are read once for so many epochs
+ROWS_PER_PASS = 4096  # samples that the loss of images not fitted on is computed of at a time
+
+ReadImages = Callable[[Sequence[int]], Iterable[Tensor]]
+"""The images of some positions, in their order: uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,14 @@ class EpochStats:
         loss: mean of eq. 4 / D over the samples of the epoch, as the flow was when it met them.
         largest_loss: the largest mean of a batch: a spike that the mean of the epoch hides.
         grad_norm: largest norm of the gradient in the epoch, before clipping.
+        validation_loss: of the images that decide when to stop, after the epoch; None where there are none.
     """
 
     epoch: int
     loss: float
     largest_loss: float
     grad_norm: float
+    validation_loss: float | None = None
 
 
 class Bank(Protocol):
@@ -53,55 +63,94 @@ class Bank(Protocol):
         """Features of an epoch, counted from 0: float32 (N, t, D)."""
 
 
+@dataclass(frozen=True)
+class Block:
+    """Features of E epochs, which are filled in image by image and may outlive the process.
+
+    Attributes:
+        features: float32 (E, N, t, D).
+        checksums: uint32 (N,): CRC-32 of each image's features; 0 where they are not there yet.
+    """
+
+    features: npt.NDArray[np.float32]
+    checksums: npt.NDArray[np.uint32]
+
+
+def block_in_memory(block: int, shape: tuple[int, int, int, int]) -> Block:
+    """An empty block that lives as long as its bank; where to find the block of that number, shape (E, N, t, D)."""
+    return Block(np.empty(shape, np.float32), np.zeros(shape[1], np.uint32))
+
+
 class FeatureBank:
     """Features of the training images under the random transforms of each epoch.
 
     Args:
         extractor: f_ex.
-        images: uint8 (N, H, W, 3).
+        n_images: N.
+        read: reads images by position, 0 to N - 1.
         transforms: the ranges of the random transforms.
         config: seed, t, epochs and fresh epochs.
-        on_image: called after each image whose features were computed, with how many of the epoch are done.
-        keep_all: keep every fresh epoch (4 N t D bytes each), for several fits that share the bank.
+        block: where the block of a number lies; 4 E N t D bytes each.
+        memory: bytes; a bank that is not larger is held in main memory, another stays where its blocks lie.
+        threads: images whose features are computed at the same time; changes no result.
+        on_image: called after each image of each block, with how many of `n_steps` are done.
     """
 
     def __init__(
         self,
         extractor: Extractor,
-        images: Tensor,
+        n_images: int,
+        read: ReadImages,
         transforms: TransformConfig,
         config: FitConfig,
-        on_image: Callable[[int], None] = lambda done: None,
         *,
-        keep_all: bool = False,
+        block: Callable[[int, tuple[int, int, int, int]], Block] = block_in_memory,
+        memory: int = 0,
+        threads: int = 1,
+        on_image: Callable[[int], None] = lambda done: None,
     ) -> None:
-        self.extractor, self.images, self.transforms, self.config = extractor, images, transforms, config
-        self.on_image = on_image
-        self.keep_all = keep_all
-        self._kept: dict[int, Tensor] = {}
+        self.extractor, self.n_images, self.read = extractor, n_images, read
+        self.transforms, self.config = transforms, config
+        self.block, self.threads, self.on_image = block, threads, on_image
+        self.n_epochs = 1 if transforms.pooled else min(config.fresh_epochs, config.epochs)
+        self.samples = 1 if transforms.pooled else config.transforms_per_image
+        self.held = 4 * self.n_epochs * n_images * self.samples * extractor.config.n_features <= memory
+        self._fixed = fixed_transforms(transforms)
+        self._blocks: dict[int, npt.NDArray[np.float32]] = {}
+
+    @property
+    def n_steps(self) -> int:
+        """Images times blocks."""
+        return self.n_images * math.ceil(self.n_epochs / EPOCHS_PER_BLOCK)
 
     def epoch(self, epoch: int) -> Tensor:
-        """Features of an epoch, counted from 0: float32 (N, t, D), or (N, 1, D) if pooled, on the extractor's device."""
-        fresh = 0 if self.transforms.pooled else epoch % self.config.fresh_epochs
-        if fresh in self._kept:
-            return self._kept[fresh]
-        features = self._extract(fresh)
-        if self.keep_all or self.transforms.pooled or fresh + self.config.fresh_epochs < self.config.epochs:
-            self._kept[fresh] = features
-        return features
+        """Features of an epoch, counted from 0: float32 (N, t, D), or (N, 1, D) if pooled, in main memory."""
+        number, row = divmod(epoch % self.n_epochs, EPOCHS_PER_BLOCK)
+        if number not in self._blocks:
+            self._blocks[number] = self._fill(number)
+        return torch.from_numpy(np.array(self._blocks[number][row]))
 
-    def _extract(self, epoch: int) -> Tensor:
-        rng = np.random.default_rng([self.config.seed, epoch, 0])
-        device, size, n = self.extractor.mean.device, self.images.shape[1], self.config.transforms_per_image
-        features = []
-        fixed = fixed_transforms(self.transforms)
-        for image in self.images:
-            transforms = fixed if self.transforms.pooled else random_transforms(self.transforms, n, rng)
-            positions = sampling_positions(transforms.angles, size, device)
-            found = transformed_features(self.extractor, image, transforms, positions)
-            features.append(found.mean(dim=0, keepdim=True) if self.transforms.pooled else found)
-            self.on_image(len(features))
-        return torch.stack(features)
+    def _fill(self, number: int) -> npt.NDArray[np.float32]:
+        epochs = range(number * EPOCHS_PER_BLOCK, min((number + 1) * EPOCHS_PER_BLOCK, self.n_epochs))
+        block = self.block(number, (len(epochs), self.n_images, self.samples, self.extractor.config.n_features))
+        stored = block.checksums.tolist()
+        missing = [i for i in range(self.n_images) if not stored[i] or stored[i] != _checksum(block.features[:, i])]
+        images = zip(missing, self.read(missing), strict=True)
+        found = map_ahead(lambda image: self._features(*image, epochs), images, self.threads)
+        for done, (position, features) in enumerate(zip(missing, found, strict=True), self.n_images - len(missing) + 1):
+            block.features[:, position] = features
+            block.checksums[position] = _checksum(features)  # after the features: a kill in between costs this image only
+            self.on_image(number * self.n_images + done)
+        return np.array(block.features) if self.held else block.features
+
+    def _features(self, position: int, image: Tensor, epochs: range) -> npt.NDArray[np.float32]:
+        """Of one image in some epochs: (E, t, D)."""
+        if self.transforms.pooled:
+            return transformed_features(self.extractor, image, self._fixed).mean(dim=0).cpu().numpy()[None, None]
+        t = self.samples
+        drawn = random_transforms(self.transforms, t * epochs.stop, np.random.default_rng([self.config.seed, position, 0]))
+        found = transformed_features(self.extractor, image, drawn.slice(t * epochs.start, t * epochs.stop))
+        return found.cpu().numpy().reshape(len(epochs), t, -1)
 
 
 class BankSubset:
@@ -120,61 +169,115 @@ class BankSubset:
         return self.bank.epoch(epoch)[self.rows]
 
 
-def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
-    """Fits the flow in place, one epoch per step of the iterator; the caller decides what to do with the epochs.
+class FlowFit:
+    """The fit of a flow in place: an iterator of its epochs whose state can be stored and continued.
 
-    A batch is `images_per_batch` images times t transforms; the order of the images is drawn from (seed, epoch).
+    A batch is `images_per_batch` images times t transforms; the order of the images is drawn from (seed, epoch). A fit that
+    was restored from a state goes on as if it had never been interrupted, to the bit.
 
     Args:
         flow: on the device where it is to be fitted.
         bank: the features.
-        config: optimiser, epochs, batch and seed.
-
-    Raises:
-        FitError: the loss or its gradient is not finite; the flow is then of no use.
+        config: optimiser, epochs, batch, seed and patience.
+        validation: good images that are not fitted on and decide when to stop, where the config has a patience.
     """
-    device = flow.shift.device
-    first: list[Tensor] = []
-    if flow.config.first_layer != "none":
-        n_first = min(config.epochs, config.fresh_epochs, FIRST_LAYER_EPOCHS)
-        first = [bank.epoch(e) for e in range(n_first)]
-        flow.fit_first_layer(torch.cat(first).flatten(0, 1).to(device))
-    if flow.config.n_blocks == 0:  # the fixed layers are all there is: nothing to fit
-        only = nll(*flow(first[0].to(device).flatten(0, 1))).mean().item()
-        yield EpochStats(1, only, only, 0.0)
-        return
-    optimizer = torch.optim.Adam(
-        flow.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-    )
-    for epoch in range(config.epochs):
-        features = (first[epoch] if epoch < len(first) else bank.epoch(epoch)).to(device)
+
+    def __init__(self, flow: Flow, bank: Bank, config: FitConfig, validation: Bank | None = None) -> None:
+        self.flow, self.bank, self.config, self.validation = flow, bank, config, validation
+        self.stats: list[EpochStats] = []
+        self._best: dict[str, Tensor] = {}
+        self._optimizer = torch.optim.Adam(
+            list(flow.parameters()) or [torch.zeros(0)],  # fixed layers alone have none
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
+
+    def __iter__(self) -> Iterator[EpochStats]:
+        """The epochs that are left; after the last the flow is frozen, as its best epoch left it where there is a patience.
+
+        Raises:
+            FitError: the loss or its gradient is not finite; the flow is then of no use.
+        """
+        if not self.stats and self.flow.config.first_layer != "none":
+            n_first = min(self.config.epochs, self.config.fresh_epochs, FIRST_LAYER_EPOCHS)
+            first = torch.cat([self.bank.epoch(e) for e in range(n_first)])
+            self.flow.fit_first_layer(first.flatten(0, 1).to(self.flow.shift.device))
+        while not self.done:
+            self.stats.append(self._epoch(len(self.stats)))
+            if self.validation is not None and self._best_epoch == self.stats[-1].epoch:
+                self._best = {name: tensor.clone() for name, tensor in self.flow.state_dict().items()}
+            yield self.stats[-1]
+        if self._best:
+            self.flow.load_state_dict(self._best)
+        self.flow.requires_grad_(False)
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is reached, or so many in a row did not lower the loss of the validation images."""
+        n_epochs = self.config.epochs if self.flow.config.n_blocks else 1  # fixed layers: nothing to fit
+        patience = self.config.patience if self.validation is not None else None
+        return len(self.stats) >= n_epochs or (patience is not None and len(self.stats) - self._best_epoch >= patience)
+
+    @property
+    def _best_epoch(self) -> int:
+        losses = [math.inf if stats.validation_loss is None else stats.validation_loss for stats in self.stats]
+        return int(np.argmin(losses)) + 1 if losses else 0
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the fit needs beside `stats` to go on."""
+        moments = self._optimizer.state_dict()["state"]
+        return (
+            {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
+            | {f"best.{name}": tensor for name, tensor in self._best.items()}
+            | {f"adam.{i}.{key}": tensor for i, values in moments.items() for key, tensor in values.items()}
+        )
+
+    def restore(self, state: Mapping[str, Tensor], stats: Sequence[EpochStats]) -> None:
+        """Goes back to a state and the epochs that led there; tensors may lie on any device."""
+        self.stats = list(stats)
+        self.flow.load_state_dict(_part(state, "flow."))
+        self._best = {name: tensor.to(self.flow.shift.device) for name, tensor in _part(state, "best.").items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part(state, "adam.").items():
+            parameter, key = name.split(".")
+            moments.setdefault(int(parameter), {})[key] = tensor
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": moments})
+
+    def _epoch(self, epoch: int) -> EpochStats:
+        device, config = self.flow.shift.device, self.config
+        features = self.bank.epoch(epoch).to(device)
+        if self.flow.config.n_blocks == 0:
+            only = _mean_loss(self.flow, features)
+            return EpochStats(1, only, only, 0.0)
         order = torch.from_numpy(np.random.default_rng([config.seed, epoch, 1]).permutation(len(features)))
-        batch_losses: list[float] = []
-        largest_norm = 0.0
-        for chosen in order.to(device).split(config.images_per_batch):
-            loss = nll(*flow(features[chosen].flatten(0, 1))).mean()
-            optimizer.zero_grad()
+        batches = order.to(device).split(config.images_per_batch)
+        losses, norms = [], []
+        for chosen in batches:
+            loss = nll(*self.flow(features[chosen].flatten(0, 1))).mean()
+            self._optimizer.zero_grad()
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), config.max_grad_norm or math.inf).item()
-            batch_losses.append(loss.item())
-            if not math.isfinite(batch_losses[-1]) or not math.isfinite(norm):
+            norms.append(torch.nn.utils.clip_grad_norm_(self.flow.parameters(), config.max_grad_norm or math.inf).item())
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]) or not math.isfinite(norms[-1]):
                 raise FitError(
-                    f"the loss became {batch_losses[-1]}, its gradient {norm}, in epoch {epoch + 1} of {config.epochs} "
+                    f"the loss became {losses[-1]}, its gradient {norms[-1]}, in epoch {epoch + 1} of {config.epochs} "
                     f"(learning rate {config.learning_rate}): a smaller clamp_alpha or learning rate keeps them finite"
                 )
-            optimizer.step()
-            largest_norm = max(largest_norm, norm)
-        sizes = [len(chosen) for chosen in order.split(config.images_per_batch)]
-        yield EpochStats(epoch + 1, float(np.average(batch_losses, weights=sizes)), max(batch_losses), largest_norm)
-    flow.requires_grad_(False)
+            self._optimizer.step()
+        mean = float(np.average(losses, weights=[len(chosen) for chosen in batches]))
+        validation = None if self.validation is None else _mean_loss(self.flow, self.validation.epoch(0).to(device))
+        return EpochStats(epoch + 1, mean, max(losses), max(norms), validation)
+
+
+def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
+    """Fits the flow in place, one epoch per step of the iterator, as `FlowFit` does."""
+    return iter(FlowFit(flow, bank, config))
 
 
 def split_holdout(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Splits n >= 2 good images into those to fit on and those held out for calibration, at least one of each.
+    """Splits n >= 2 good images into those to fit on and those held out, at least one of each.
 
     Returns:
         Two sorted lists of positions, drawn from the seed.
@@ -182,3 +285,17 @@ def split_holdout(n: int, fraction: float, seed: int) -> tuple[list[int], list[i
     order = np.random.default_rng([seed, 2]).permutation(n)
     held_out = min(max(1, round(fraction * n)), n - 1)
     return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())
+
+
+@torch.no_grad()
+def _mean_loss(flow: Flow, features: Tensor) -> float:
+    samples = features.flatten(0, 1)
+    return torch.cat([nll(*flow(part)) for part in samples.split(ROWS_PER_PASS)]).mean().item()
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _checksum(features: npt.NDArray[np.float32]) -> int:
+    return zlib.crc32(np.ascontiguousarray(features).data) or 1

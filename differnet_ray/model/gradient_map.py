@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d
 from torchvision.transforms.functional import gaussian_blur
 
 from differnet_ray.config import MapConfig
-from differnet_ray.model.differnet import CHUNK, DifferNet, exact_convolutions
+from differnet_ray.model.differnet import DifferNet, exact_convolutions, in_chunks
 from differnet_ray.model.flow import nll
 from differnet_ray.model.transforms import apply_transforms, rotate_back
 
@@ -35,18 +35,17 @@ def gradient_map(model: DifferNet, image: Tensor, config: MapConfig) -> Tensor:
     transforms = model.transforms.first(config.n_rotations)
     feature_gradient = pooled_gradient(model, image) if model.pooled else None
     image = image.to(model.positions.device)
-    size = image.shape[0]
-    total = torch.zeros(size, size, device=image.device)
-    shown = torch.zeros(size, size, device=image.device)
-    for start in range(0, len(transforms), CHUNK):
-        part = transforms.slice(start, start + CHUNK)
+
+    def turned_back(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        part = transforms.slice(start, stop)
         with torch.no_grad():
-            copies = apply_transforms(image, part, model.positions[start : start + len(part)])
-        maps, visible = rotate_back(
-            input_gradient(model, model.extractor.normalize(copies), config.sigma, feature_gradient), part
-        )
-        total += maps.sum(dim=0)
-        shown += visible.sum(dim=0)
+            copies = apply_transforms(image, part, model.positions[start:stop])
+        x = model.extractor.normalize(copies)
+        maps, visible = rotate_back(input_gradient(model, x, config.sigma, feature_gradient), part)
+        return maps.sum(dim=0), visible.sum(dim=0)
+
+    parts = list(in_chunks(model.extractor, len(transforms), turned_back))
+    total, shown = (torch.stack(sums).sum(dim=0) for sums in zip(*parts, strict=True))
     return avg_pool2d((total / shown.clamp_min(1))[None], config.downsample)[0]
 
 

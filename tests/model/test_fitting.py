@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,17 @@ from differnet_ray.config import FitConfig, FlowConfig, TransformConfig
 from differnet_ray.errors import FitError
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor
-from differnet_ray.model.fitting import BankSubset, EpochStats, FeatureBank, fit, split_holdout
+from differnet_ray.model.fitting import (
+    EPOCHS_PER_BLOCK,
+    BankSubset,
+    Block,
+    EpochStats,
+    FeatureBank,
+    FlowFit,
+    block_in_memory,
+    fit,
+    split_holdout,
+)
 from differnet_ray.model.flow import Flow, nll
 from differnet_ray.model.transforms import fixed_transforms
 
@@ -24,9 +36,14 @@ CONFIG = FitConfig(epochs=8, fresh_epochs=2, images_per_batch=4, transforms_per_
 FLOW = FlowConfig(n_blocks=2, hidden=16, first_layer="standardize")
 
 
+def bank_of(extractor: Extractor, images: Tensor, transforms: TransformConfig, config: FitConfig, **how: Any) -> FeatureBank:
+    """A bank of images that lie in memory."""
+    return FeatureBank(extractor, len(images), lambda positions: images[list(positions)], transforms, config, **how)
+
+
 @pytest.fixture
 def bank(tiny_extractor: Extractor, images: Tensor) -> FeatureBank:
-    return FeatureBank(tiny_extractor, images, TransformConfig(), CONFIG)
+    return bank_of(tiny_extractor, images, TransformConfig(), CONFIG)
 
 
 def fitted(bank: FeatureBank, config: FitConfig, flow_seed: int = 0) -> tuple[Flow, list[EpochStats]]:
@@ -57,7 +74,7 @@ def test_the_fitted_flow_finds_its_images_more_likely_than_the_first_did(bank: F
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_extractor: Extractor, images: Tensor) -> None:
     def run(seed: int, flow_seed: int = 0) -> tuple[Tensor, list[EpochStats]]:
         config = replace(CONFIG, seed=seed)
-        flow, epochs = fitted(FeatureBank(tiny_extractor, images, TransformConfig(), config), config, flow_seed)
+        flow, epochs = fitted(bank_of(tiny_extractor, images, TransformConfig(), config), config, flow_seed)
         return weights(flow), epochs
 
     first, epochs = run(seed=0)
@@ -87,7 +104,7 @@ def test_the_order_of_the_images_changes_from_epoch_to_epoch(tiny_extractor: Ext
 
     seen: list[Tensor] = []
     config = replace(CONFIG, epochs=3, fresh_epochs=1)
-    bank = FeatureBank(tiny_extractor, images, TransformConfig(), config)
+    bank = bank_of(tiny_extractor, images, TransformConfig(), config)
     list(fit(Recorder(256, FLOW, seed=0), bank, config))
     assert [len(batch) for batch in seen] == [8, 4] * 3  # six images in batches of four, two transforms each
     epochs = [torch.cat(seen[i : i + 2]) for i in (0, 2, 4)]
@@ -210,47 +227,80 @@ def test_a_loss_that_is_not_finite_ends_the_fit_with_its_epoch_and_learning_rate
 
 def test_epochs_repeat_after_the_fresh_ones_and_differ_within(tiny_extractor: Extractor, images: Tensor) -> None:
     config = replace(CONFIG, epochs=7, fresh_epochs=3)
-    bank = FeatureBank(tiny_extractor, images[:3], TransformConfig(brightness=0.1), config)
+    bank = bank_of(tiny_extractor, images[:3], TransformConfig(brightness=0.1), config)
     features = [bank.epoch(e) for e in range(7)]
     assert features[0].shape == (3, 2, 256)
     assert features[0].dtype == torch.float32
     for e in range(7):
         for other in range(e):
             assert torch.equal(features[e], features[other]) == (e % 3 == other % 3)
-    again = FeatureBank(tiny_extractor, images[:3], TransformConfig(brightness=0.1), config)
+    again = bank_of(tiny_extractor, images[:3], TransformConfig(brightness=0.1), config)
     assert torch.equal(again.epoch(5), features[5])  # whatever epochs were asked for before
-    other = FeatureBank(tiny_extractor, images[:3], TransformConfig(brightness=0.1), replace(config, seed=1))
+    other = bank_of(tiny_extractor, images[:3], TransformConfig(brightness=0.1), replace(config, seed=1))
     assert not torch.equal(other.epoch(5), features[5])
     assert not torch.equal(features[0][0], features[0][1])
     assert not torch.equal(features[0][:, 0], features[0][:, 1])
 
 
-@pytest.mark.parametrize(
-    ("epochs", "fresh_epochs", "extracted"),
-    [(4, 1, [1, 1, 1, 1]), (4, 2, [1, 2, 2, 2]), (4, 4, [1, 2, 3, 4]), (4, 9, [1, 2, 3, 4]), (5, 3, [1, 2, 3, 3, 3])],
-)
-def test_features_are_computed_once(
-    tiny_extractor: Extractor, images: Tensor, epochs: int, fresh_epochs: int, extracted: list[int]
+@pytest.mark.parametrize(("epochs", "fresh_epochs", "blocks"), [(4, 1, 1), (4, 9, 1), (17, 99, 2), (40, 33, 3)])
+def test_images_are_read_once_for_a_block_of_epochs(
+    tiny_extractor: Extractor, images: Tensor, epochs: int, fresh_epochs: int, blocks: int
 ) -> None:
-    calls: list[int] = []
-    config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
-    bank = FeatureBank(tiny_extractor, images[:2], TransformConfig(), config, on_image=calls.append)
-    for epoch, n in enumerate(extracted):
+    done: list[int] = []
+    config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs, transforms_per_image=1)
+    bank = bank_of(tiny_extractor, images[:2], TransformConfig(), config, on_image=done.append)
+    for epoch in range(2 * epochs):
         bank.epoch(epoch)
-        assert calls == [1, 2] * n
+        seen = min(epoch + 1, bank.n_epochs)
+        assert done == list(range(1, 2 * math.ceil(seen / EPOCHS_PER_BLOCK) + 1))
+    assert done == list(range(1, bank.n_steps + 1))
+    assert bank.n_steps == 2 * blocks
 
 
-def test_features_that_no_later_epoch_needs_are_not_kept(tiny_extractor: Extractor, images: Tensor) -> None:
-    config = replace(CONFIG, epochs=5, fresh_epochs=3)  # epoch 2 is not seen again
-    bank = FeatureBank(tiny_extractor, images[:2], TransformConfig(), config)
-    assert bank.epoch(0) is bank.epoch(0)
-    assert bank.epoch(1) is bank.epoch(4)
-    assert bank.epoch(2) is not bank.epoch(2)
+@pytest.mark.parametrize("pooled", [False, True])
+def test_features_depend_on_no_thread_and_no_other_image(tiny_extractor: Extractor, images: Tensor, pooled: bool) -> None:
+    transforms, config = TransformConfig(n_transforms=5, pooled=pooled), replace(CONFIG, epochs=18, fresh_epochs=18)
+    expected = bank_of(tiny_extractor, images, transforms, config)
+    threaded = bank_of(tiny_extractor, images, transforms, config, threads=3)
+    fewer = bank_of(tiny_extractor, images[:3], transforms, config)
+    for epoch in (0, 17):
+        assert torch.equal(threaded.epoch(epoch), expected.epoch(epoch))
+        assert torch.equal(fewer.epoch(epoch), expected.epoch(epoch)[:3])
+
+
+def test_a_block_that_outlived_its_bank_is_filled_up_and_a_damaged_image_is_computed_again(
+    tiny_extractor: Extractor, images: Tensor
+) -> None:
+    blocks: dict[int, Block] = {}
+
+    def block(number: int, shape: tuple[int, int, int, int]) -> Block:
+        return blocks.setdefault(number, block_in_memory(number, shape))
+
+    read: list[int] = []
+
+    def read_some(positions: Sequence[int]) -> Iterator[Tensor]:
+        for position in positions:
+            if position == 4 and not read[4:]:
+                raise KeyboardInterrupt  # a kill in the middle
+            read.append(position)
+            yield images[position]
+
+    def bank() -> FeatureBank:
+        return FeatureBank(tiny_extractor, len(images), read_some, TransformConfig(), CONFIG, block=block)
+
+    with pytest.raises(KeyboardInterrupt):
+        bank().epoch(0)
+    blocks[0].features[1, 2, 0, 7] += 1
+    read.append(-1)
+    assert torch.equal(bank().epoch(1), bank_of(tiny_extractor, images, TransformConfig(), CONFIG).epoch(1))
+    assert read == [0, 1, 2, 3, -1, 2, 4, 5]
+    assert torch.equal(bank().epoch(0), bank_of(tiny_extractor, images, TransformConfig(), CONFIG).epoch(0))
+    assert len(read) == 8
 
 
 def test_a_pooled_bank_holds_what_the_model_will_score_once_for_all_epochs(tiny_extractor: Extractor, images: Tensor) -> None:
     config, calls = TransformConfig(n_transforms=5, pooled=True), []
-    bank = FeatureBank(tiny_extractor, images[:3], config, CONFIG, on_image=calls.append)
+    bank = bank_of(tiny_extractor, images[:3], config, CONFIG, on_image=calls.append)
     net = DifferNet(tiny_extractor, Flow(256, FLOW, seed=0), fixed_transforms(config), pooled=True)
     expected = torch.stack([net.features(image).mean(dim=0, keepdim=True) for image in images[:3]])
     assert all(torch.equal(bank.epoch(epoch), expected) for epoch in range(3))
@@ -261,8 +311,8 @@ def test_a_pooled_bank_holds_what_the_model_will_score_once_for_all_epochs(tiny_
 def test_a_fit_computes_no_features_twice(tiny_extractor: Extractor, images: Tensor, epochs: int, fresh_epochs: int) -> None:
     calls: list[int] = []
     config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
-    fitted(FeatureBank(tiny_extractor, images[:2], TransformConfig(), config, on_image=calls.append), config)
-    assert calls == [1, 2] * fresh_epochs
+    fitted(bank_of(tiny_extractor, images[:2], TransformConfig(), config, on_image=calls.append), config)
+    assert calls == [1, 2]
 
 
 @pytest.mark.parametrize(("epochs", "fresh_epochs"), [(4, 2), (5, 3), (3, 3)])
@@ -271,13 +321,55 @@ def test_a_subset_has_the_features_of_its_bank_and_computes_none(
 ) -> None:
     calls: list[int] = []
     config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
-    bank = FeatureBank(tiny_extractor, images[:4], TransformConfig(), config, on_image=calls.append, keep_all=True)
+    bank = bank_of(tiny_extractor, images[:4], TransformConfig(), config, on_image=calls.append)
     for positions in ([3, 1], [0, 1, 2]):
         part = BankSubset(bank, positions)
         for epoch in range(epochs):
             assert torch.equal(part.epoch(epoch), bank.epoch(epoch)[positions])
     fitted(bank, config)
-    assert calls == [1, 2, 3, 4] * fresh_epochs
+    assert calls == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("interrupted", "patience"), [(1, None), (5, None), (8, None), (3, 3)])
+def test_a_fit_that_goes_on_from_a_stored_state_is_the_same_to_the_bit(
+    bank: FeatureBank, interrupted: int, patience: int | None
+) -> None:
+    config = replace(CONFIG, patience=patience)
+    train, validation = BankSubset(bank, [0, 1, 3, 4]), BankSubset(bank, [2, 5]) if patience else None
+    whole = FlowFit(Flow(256, FLOW, seed=0), train, config, validation)
+    list(whole)
+    first = FlowFit(Flow(256, FLOW, seed=0), train, config, validation)
+    for stats in first:
+        if stats.epoch == interrupted:
+            state, so_far = {name: tensor.clone() for name, tensor in first.state().items()}, list(first.stats)
+            break
+    second = FlowFit(Flow(256, FLOW, seed=9), train, config, validation)
+    second.restore(state, so_far)
+    assert [stats.epoch for stats in second] == list(range(interrupted + 1, len(whole.stats) + 1))
+    assert second.stats == whole.stats
+    assert all(torch.equal(a, b) for a, b in zip(second.state().values(), whole.state().values(), strict=True))
+
+
+def test_a_flow_of_fixed_layers_is_restored_too(bank: FeatureBank) -> None:
+    fixed = FlowConfig(n_blocks=0, first_layer="whiten", power=0.5)
+    whole, second = (FlowFit(Flow(256, fixed, seed=0), bank, CONFIG) for _ in range(2))
+    list(whole)
+    second.restore(whole.state(), whole.stats)
+    assert list(second) == []
+    assert torch.equal(second.flow.matrix, whole.flow.matrix)
+
+
+def test_a_fit_stops_when_images_not_fitted_on_no_longer_gain_and_keeps_its_best_epoch(bank: FeatureBank) -> None:
+    config = replace(CONFIG, epochs=200, learning_rate=3e-2, patience=4)
+    validation = BankSubset(bank, [5])
+    run = FlowFit(Flow(256, FLOW, seed=0), BankSubset(bank, [0, 1, 2, 3, 4]), config, validation)
+    losses = [stats.validation_loss for stats in run]
+    assert len(losses) < 200
+    assert int(np.argmin(losses)) == len(losses) - 1 - 4  # four epochs in a row were no better
+    with torch.no_grad():
+        kept = nll(*run.flow(validation.epoch(0).flatten(0, 1))).mean().item()
+    assert kept == pytest.approx(min(losses), rel=1e-6)
+    assert not any(parameter.requires_grad for parameter in run.flow.parameters())
 
 
 @given(st.integers(2, 300), st.floats(0.001, 0.999), st.integers(0, 2**63 - 1))

@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from differnet_ray.config import FitConfig, FlowConfig, MapConfig, TransformConfig
-from differnet_ray.model.differnet import CHUNK, DifferNet
-from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.differnet import DifferNet
+from differnet_ray.model.extractor import CHUNK, Extractor
 from differnet_ray.model.fitting import FeatureBank, fit
 from differnet_ray.model.flow import Flow, nll
 from differnet_ray.model.gradient_map import gradient_map, input_gradient, pixel_gradient, pooled_gradient
@@ -153,7 +153,9 @@ def test_a_planted_square_raises_the_score_and_draws_the_peak_of_the_map(tiny_ex
     good = torch.randint(90, 130, (8, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     flow = Flow(256, FlowConfig(n_blocks=2, hidden=16, first_layer="standardize"), seed=seed)
     config = FitConfig(epochs=12, fresh_epochs=1, images_per_batch=8, learning_rate=1e-3, max_grad_norm=1.0, seed=seed)
-    for _ in fit(flow, FeatureBank(tiny_extractor, good, TransformConfig(), config), config):
+    for _ in fit(
+        flow, FeatureBank(tiny_extractor, len(good), lambda positions: good[list(positions)], TransformConfig(), config), config
+    ):
         pass
     net = DifferNet(tiny_extractor, flow, fixed_transforms(TransformConfig(n_transforms=8)))
     for row, column in [(20, 20), (44, 24), (32, 40)]:

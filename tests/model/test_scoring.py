@@ -12,8 +12,8 @@ from scipy import stats
 from torch import Tensor
 
 from differnet_ray.config import TransformConfig
-from differnet_ray.model.differnet import CHUNK, DifferNet, exact_convolutions, transformed_features
-from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.differnet import DifferNet, exact_convolutions, transformed_features
+from differnet_ray.model.extractor import CHUNK, Extractor
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.scoring import score_image
 from differnet_ray.model.transforms import apply_transforms, fixed_transforms, sampling_positions
@@ -124,3 +124,30 @@ def test_exact_convolutions_turn_tf32_off_and_put_back_what_was_set() -> None:
     with exact_convolutions():
         assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == (False, True, False)
     assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before
+
+
+def test_a_chunk_that_does_not_fit_in_memory_is_halved_for_good_and_the_log_says_so(
+    long_net: DifferNet, images: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, expected = long_net, score_image(long_net, images[0]).anomaly_score
+    layers = model.extractor.forward
+    largest: list[int] = []
+
+    def forward(x: Tensor) -> Tensor:
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("no room for so many copies")
+        largest.append(len(x))
+        return layers(x)
+
+    monkeypatch.setattr(model.extractor, "forward", forward)
+    monkeypatch.setattr(model.extractor, "chunk", CHUNK)
+    assert score_image(model, images[0]).anomaly_score == pytest.approx(expected, rel=1e-6)
+    assert (max(largest), model.extractor.chunk) == (4, 4)
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory on cpu: 8 copies at a time from now on",
+        "out of memory on cpu: 4 copies at a time from now on",
+    ]
+    monkeypatch.setattr(model.extractor, "chunk", 1)
+    monkeypatch.setattr(model.extractor, "forward", lambda x: forward(x.expand(9, -1, -1, -1)))
+    with pytest.raises(torch.OutOfMemoryError):
+        score_image(model, images[0])
