@@ -14,10 +14,14 @@ import click
 
 from differnet_ray import __version__
 from differnet_ray.config import PRESETS, preset
-from differnet_ray.errors import ConfigError, DifferNetError
+from differnet_ray.errors import ConfigError, DifferNetError, ModelStoreError
 from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
 
 EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
+WORKING_OPTIONS = (  # of fit: how it works, in contrast to what the recipe is
+    *("shots", "together", "max_parallel", "gpus_per_fit"),
+    *("bank_memory", "scratch", "checkpoint_seconds", "resume", "test"),
+)
 Command = Callable[..., Any]
 
 
@@ -113,38 +117,55 @@ def main() -> None:
 
 @main.command()
 @_config
-@_data
+@click.option("--data", help="Good images: a folder or archive in the layout <category>/train/good/<name>.")
+@click.option("--manifest", help="Instead of --data: a CSV, JSON Lines or Parquet file that names images.")
 @_models
 @_category
 @_recipe
 @click.option("--target-fpr", type=float, help="Share of good images that may be called anomalous.")
-@click.option("--seed", type=int, help="Of weights, transforms, order and hold-out.")
+@click.option("--seed", type=int, help="Of weights, transforms, order, hold-out and shots.")
+@click.option("--patience", type=int, help="Stop after so many epochs in which good images not fitted on gained nothing.")
+@click.option("--shots", type=click.IntRange(min=2), help="Fit on so many images of each category, drawn from the seed.")
+@click.option("--together", metavar="NAME", help="Fit all categories in one flow, as the category NAME.")
 @click.option("--max-parallel", type=click.IntRange(min=1), help="Fits at the same time; default: what the cluster holds.")
 @click.option("--gpus-per-fit", type=click.FloatRange(min=0), help="Share of a GPU for each fit.")
+@click.option("--bank-memory", type=click.FloatRange(min=0), help="GiB of features that a fit holds in memory; default: 1.")
+@click.option("--scratch", metavar="FOLDER", help="Of each worker, for features; default: the one for temporary files.")
+@click.option("--checkpoint-seconds", type=click.FloatRange(min=0), help="Between checkpoints of a category; default: 120.")
+@click.option("--resume/--no-resume", default=True, help="Go on where the same command was killed; default, or begin anew.")
+@click.option("--test/--no-test", default=True, help="Measure the AUROC where there are labelled test images; default.")
 @_json
 @click.pass_context
 def fit(
     ctx: click.Context,
     /,
-    data: str,
+    data: str | None,
+    manifest: str | None,
     models: str,
     categories: tuple[str, ...],
     preset_name: str,
     backbone_weights: str | None,
-    max_parallel: int | None,
-    gpus_per_fit: float | None,
     as_json: bool,
-    **changes: Any,
+    **options: Any,
 ) -> None:
-    """Fit one flow per category on its good images, find thresholds, publish to the model store."""
+    """Fit one flow per category on its good images, find thresholds, publish to the model store.
+
+    The same command skips what is fitted already and goes on where it was killed.
+    """
+    from differnet_ray.fit_state import FAILED
     from differnet_ray.verbs import run_fit
 
-    recipe = preset(preset_name).override(**changes)
-    states = run_fit(data, models, categories, recipe, backbone_weights, max_parallel, gpus_per_fit)
+    source = data or manifest
+    if source is None or (data and manifest):
+        raise ConfigError("fit needs --data or --manifest, and not both")
+    how = {key: options.pop(key) for key in WORKING_OPTIONS}
+    recipe = preset(preset_name).override(**options)
+    given = {key: value for key, value in how.items() if value is not None}
+    states = run_fit(source, models, categories, recipe, backbone_weights, **given)
     from differnet_ray.summaries import fit_table, state_records
 
     click.echo(json.dumps(state_records(states), indent=2) if as_json else fit_table(states))
-    if any(state.status == "failed" for state in states.values()):
+    if any(state.status == FAILED for state in states.values()):
         ctx.exit(EXIT_FAILED)
 
 
@@ -250,7 +271,7 @@ def reproduce(
 
 @main.group()
 def models() -> None:
-    """Look at the model store."""
+    """Look at the model store, and choose which version is in use."""
 
 
 @models.command("list")
@@ -279,11 +300,32 @@ def models_list(models: str, as_json: bool) -> None:
 @_json
 def models_show(models: str, category: str, version: str | None, as_json: bool) -> None:
     """Show a model's card: data, recipe, threshold and how sure."""
-    from differnet_ray.data.model_store import ModelStore, card
+    from differnet_ray.data.card import card
+    from differnet_ray.data.model_store import ModelStore
     from differnet_ray.data.storage import canonical
 
     record = ModelStore(canonical(models)).record(category, version)
     click.echo(json.dumps(record, indent=2) if as_json else card(record))
+
+
+@models.command("promote")
+@_models
+@click.argument("category")
+@click.argument("version")
+def models_promote(models: str, category: str, version: str) -> None:
+    """Make a version the one in use, once it has loaded with all digests and as a network."""
+    from differnet_ray.data.model_store import ModelStore
+    from differnet_ray.data.storage import canonical
+    from differnet_ray.stages import LoadedModels
+
+    store = ModelStore(canonical(models))
+    LoadedModels(store.uri, {category: version}, "cpu")[category]
+    try:
+        before = store.latest(category)
+    except ModelStoreError:
+        before = "none"
+    store.promote(category, version)
+    click.echo(f"{category}: {version} is in use; before: {before}")
 
 
 @main.command()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from differnet_ray.config import ExtractorConfig
 from differnet_ray.data.storage import FILE, canonical, check_writable, list_files
 from differnet_ray.errors import DifferNetError
-from differnet_ray.fit_category import library_versions
 from differnet_ray.model.extractor import WEIGHTS_VARIABLE, Extractor, load_backbone_weights
+from differnet_ray.versions import library_versions
 
 FREE_BYTES = 5 * 2**30  # a paper-size model takes 0.7 GB, Ray's object store spills to disk
 

@@ -39,7 +39,7 @@ class Reporter:
             self._bars.stop()
 
     def show(self, tasks: dict[str, tuple[int, int, str]]) -> None:
-        """Shows the state of all tasks.
+        """Shows the state of all tasks; the bar of a task that is no longer there goes.
 
         Args:
             tasks: name to (done, total, detail).
@@ -48,6 +48,8 @@ class Reporter:
         for name, (done, _, _) in tasks.items():
             self._began.setdefault(name, (now, done))
         if self._bars is not None:
+            for name in set(self._tasks) - set(tasks):
+                self._bars.remove_task(self._tasks.pop(name))
             for name, (done, total, detail) in tasks.items():
                 if name not in self._tasks:
                     self._tasks[name] = self._bars.add_task(name, total=total, detail=detail)

@@ -31,18 +31,18 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def fit_table(states: Mapping[str, CategoryState]) -> str:
     """One row per category of a fitting run, and the reasons of those that failed."""
-    headers = ["category", "fitted on", "calibrated on", "skipped", "epochs", "loss", "threshold", "seconds", "status"]
+    headers = ["category", "fitted on", "calibrated on", "skipped", "epochs", "loss", "threshold", "AUROC", "seconds", "status"]
     rows, reasons = [], []
     for category, state in states.items():
         result = state.result
         if result is None:
-            rows.append([category, *[""] * 7, state.status])
+            rows.append([category, *[""] * 8, state.status])
             reasons.append(f"{category}: {state.error}")
         else:
-            numbers = [f"{result.loss:.3f}", f"{result.threshold:.4g}", f"{result.seconds:.0f}"]
-            calibrated = f"{result.n_calibrated} {result.method}"
-            images = [str(result.n_fitted), calibrated, str(len(result.skipped)), str(result.epochs)]
-            rows.append([category, *images, *numbers, state.status])
+            images = [str(result.n_fitted), f"{result.n_calibrated} {result.method}", str(len(result.skipped))]
+            fit = [str(result.epochs), f"{result.loss:.3f}", f"{result.threshold:.4g}"]
+            auroc = "" if result.auroc is None else f"{result.auroc:.3f}"
+            rows.append([category, *images, *fit, auroc, f"{result.seconds:.0f}", state.status])
     return "\n".join([table(headers, rows), *reasons])
 
 
@@ -59,13 +59,18 @@ def state_records(states: Mapping[str, CategoryState]) -> dict[str, Any]:
 
 
 def warn_skipped(states: Mapping[str, CategoryState]) -> None:
-    """Names training images that could not be used, and categories whose threshold is extrapolated or promises too little."""
+    """Names training images that could not be used, notes of fits, and thresholds that promise too little."""
     for category, state in states.items():
         if state.result is None:
             continue
         result, skipped = state.result, state.result.skipped
         for uri, reason in list(skipped.items())[:SKIPPED_SHOWN]:
             click.echo(f"WARNING: {category}: skipped {uri}: {reason}", err=True)
+        for note in result.notes:
+            click.echo(f"WARNING: {category}: {note}", err=True)
+        if result.resumed:
+            epochs = ", ".join(map(str, result.resumed))
+            click.echo(f"{category}: an interrupted fit went on after epoch {epochs}", err=True)
         if len(skipped) > SKIPPED_SHOWN:
             click.echo(f"WARNING: {category}: {len(skipped) - SKIPPED_SHOWN} more were skipped, see model.json", err=True)
         if result.achieved_fpr > result.target_fpr:

@@ -25,48 +25,95 @@ def run_fit(
     categories: Sequence[str],
     recipe: Recipe,
     backbone_weights: str | None,
+    *,
+    shots: int | None = None,
+    together: str | None = None,
     max_parallel: int | None = None,
     gpus_per_fit: float | None = None,
+    bank_memory: float = 1.0,
+    scratch: str | None = None,
+    checkpoint_seconds: float = 120.0,
+    resume: bool = True,
+    test: bool = True,
 ) -> Mapping[str, CategoryState]:
-    """`fit`, checked before any work; returns the final state of each category."""
-    from differnet_ray.data.manifest import list_images, select
+    """`fit`, checked before any work; returns the final state of each category.
+
+    Args:
+        data: a folder, an archive or a manifest.
+        models: the model store.
+        categories: which; all if empty.
+        recipe: all settings.
+        backbone_weights: as the option.
+        shots: fit on so many images of each category, drawn from the seed.
+        together: fit all categories in one flow, as the category of this name.
+        max_parallel: fits at the same time.
+        gpus_per_fit: share of a GPU of each.
+        bank_memory: GiB of features that a fit holds in main memory.
+        scratch: folder of the workers for feature banks; None: below the folder for temporary files.
+        checkpoint_seconds: between checkpoints of a category.
+        resume: skip what is fitted already, go on where a killed run was; else begin anew.
+        test: measure the AUROC where there is a labelled test set.
+    """
+    from differnet_ray.data.fit_work import FitWork, default_scratch
+    from differnet_ray.data.manifest import Listing, list_images, sample, select
+    from differnet_ray.data.manifest import together as as_one
     from differnet_ray.data.storage import canonical, check_writable
 
     backbone, weights = _backbone(backbone_weights)
-    good = select(list_images([data]), split="train", defect="good")
+    images = list_images([data])
+    good = select(images, split="train", defect="good")
     for category in categories or [data]:
         if not select(good, categories=[category] if categories else []).table.num_rows:
             raise ConfigError(f"{category}: no good images below {data}; expected some in <category>/train/good")
-    listing = select(good, categories=categories)
+    listing, labelled = (select(part, categories=categories) for part in (good, select(images, split="test")))
+    if shots is not None:
+        listing = sample(listing, shots, recipe.fit.seed)
+    if together is not None:
+        listing, labelled = as_one(listing, together), as_one(labelled, together)
     check_writable(canonical(models))
 
-    from differnet_ray.distributed.fit import FitJob, check_usable, fit_categories
-    from differnet_ray.distributed.resources import cluster
+    from differnet_ray.distributed.fit import finished_before, fit_categories
+    from differnet_ray.distributed.resources import cluster, plan_fit
+    from differnet_ray.fit_category import FitJob
     from differnet_ray.progress import Reporter
     from differnet_ray.summaries import warn_skipped
 
-    check_usable(listing, recipe)
     job = FitJob(
         listing=listing,
+        test=labelled if test else Listing(labelled.table.slice(0, 0)),
         data=(canonical(data),),
         models=canonical(models),
         recipe=recipe,
         backbone=backbone,
         weights=weights,
-        max_parallel=max_parallel,
-        gpus_per_fit=gpus_per_fit,
+        scratch=scratch or default_scratch(),
+        bank_memory=int(bank_memory * 2**30),
+        checkpoint_seconds=checkpoint_seconds,
     )
-    with cluster(), Reporter("steps") as reporter:
-        states = fit_categories(job, lambda states: reporter.show(_fit_tasks(states)))
+    states = finished_before(job) if resume else {}
+    wanted = [category for category in listing.categories if category not in states]
+    if states:
+        click.echo(f"fitted already, from the same images by the same recipe: {', '.join(states)}", err=True)
+    if not resume:
+        for category in wanted:
+            FitWork(job.models, category, job.fingerprint(category), job.scratch).delete()
+    if wanted:
+        with cluster(), Reporter("steps") as reporter:
+            plan = plan_fit(len(wanted), memory=job.memory, max_parallel=max_parallel, gpus_per_fit=gpus_per_fit)
+            states |= fit_categories(job, wanted, plan, lambda states: reporter.show(_fit_tasks(states)))
+    states = {category: states[category] for category in listing.categories}
     warn_skipped(states)
     return states
 
 
 def _fit_tasks(states: Mapping[str, CategoryState]) -> dict[str, tuple[int, int, str]]:
-    finished = sum(state.status in ("fitted", "failed") for state in states.values())
-    tasks = {"all categories": (finished, len(states), "")}
+    from differnet_ray.fit_state import DONE, RUNNING
+
+    finished = sum(state.status in DONE for state in states.values())
+    failed = sum(state.error is not None for state in states.values())
+    tasks = {"all categories": (finished, len(states), f"{failed} failed" if failed else "")}
     for category, state in states.items():
-        if state.progress is not None and state.status == "running":
+        if state.progress is not None and state.status == RUNNING:
             loss = "" if state.progress.loss is None else f"loss {state.progress.loss:.3f}"
             tasks[f"{category} {state.progress.phase}"] = (state.progress.done, state.progress.total, loss)
     return tasks

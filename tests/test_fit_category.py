@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,14 +14,15 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from differnet_ray import fit_category as fit_category_module
+from differnet_ray import fit_flows
 from differnet_ray.config import Recipe
 from differnet_ray.data.images import decode
 from differnet_ray.data.manifest import list_images, select
 from differnet_ray.data.model_store import Backbone, ModelStore, StoredModel
 from differnet_ray.data.storage import canonical
-from differnet_ray.errors import FitError
-from differnet_ray.fit_category import fit_category
+from differnet_ray.errors import FitError, StorageError
+from differnet_ray.fit_category import FitJob, fit_category
+from differnet_ray.fit_flows import Effort
 from differnet_ray.fit_state import FitProgress, FittedCategory
 from differnet_ray.model.calibration import split_folds
 from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest
@@ -49,23 +52,35 @@ def good(factory: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(good: Path, tmp_path: Path, weights: Mapping[str, torch.Tensor]) -> Run:
-    """Fits the images as they are now, by a recipe."""
+def job(good: Path, tmp_path: Path, weights: Mapping[str, torch.Tensor]) -> Callable[[Recipe], FitJob]:
+    """What to do with the images as they are now, by a recipe."""
 
-    def run(recipe: Recipe, on_progress: Callable[[FitProgress], None] = lambda p: None) -> tuple[FittedCategory, StoredModel]:
-        models = canonical(str(tmp_path / "models"))
-        result = fit_category(
-            category="lid",
-            listing=select(list_images([str(tmp_path / "data")]), split="train", defect="good"),
-            models=models,
+    def job(recipe: Recipe) -> FitJob:
+        images = list_images([str(good.parents[2])])
+        return FitJob(
+            listing=select(images, split="train", defect="good"),
+            test=select(images, split="test"),
+            data=("here",),
+            models=canonical(str(tmp_path / "models")),
             recipe=recipe,
             backbone=Backbone("random", weights_digest(weights), pretrained=False),
             weights={key: value.numpy() for key, value in weights.items()},
-            data=("here",),
-            device="cpu",
-            on_progress=on_progress,
+            scratch=str(tmp_path / "scratch"),
+            bank_memory=0,
+            checkpoint_seconds=0,
         )
-        return result, ModelStore(models).load("lid", result.version)
+
+    return job
+
+
+@pytest.fixture
+def run(job: Callable[[Recipe], FitJob]) -> Run:
+    """Fits the images as they are now, by a recipe."""
+
+    def run(recipe: Recipe, on_progress: Callable[[FitProgress], None] = lambda p: None) -> tuple[FittedCategory, StoredModel]:
+        now = job(recipe)
+        result = fit_category(now, "lid", "cpu", Effort(checkpoint_seconds=0, on_progress=on_progress))
+        return result, ModelStore(now.models).load("lid", result.version)
 
     return run
 
@@ -111,7 +126,8 @@ def test_the_flow_in_use_is_fitted_on_all_images(
 ) -> None:
     recipe = cross_fitting
     images = np.stack([decode(path.read_bytes(), size=64).pixels for path in sorted(good.iterdir())])
-    bank = FeatureBank(Extractor(recipe.extractor, weights), torch.from_numpy(images), recipe.transforms, recipe.fit)
+    extractor = Extractor(recipe.extractor, weights)
+    bank = FeatureBank(extractor, N, lambda positions: torch.from_numpy(images[positions]), recipe.transforms, recipe.fit)
     flow = Flow(256, recipe.flow, seed=recipe.fit.seed)
     losses = tuple(epoch.loss for epoch in fit(flow, bank, recipe.fit))
     _, model = run(recipe)
@@ -173,7 +189,103 @@ def test_a_threshold_beyond_the_images_is_marked_as_extrapolated(run: Run, cross
 def test_scores_that_are_not_finite_publish_no_model(
     run: Run, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_category_module, "score_image", lambda net, image: ImageScore(math.inf, 0.0, 4))
+    monkeypatch.setattr(fit_flows, "score_image", lambda net, image: ImageScore(math.inf, 0.0, 4))
     with pytest.raises(FitError, match="2 of 2 good images that the flow has not seen have no finite score"):
         run(tiny_recipe)
     assert not (tmp_path / "models" / "lid").exists()
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+@pytest.mark.parametrize(("phase", "step"), [("read", 5), ("features", 7), ("epochs", 2), ("epochs", 8), ("calibrate", 7)])
+def test_a_fit_that_was_killed_goes_on_where_it_was_to_the_same_model(
+    run: Run, cross_fitting: Recipe, tmp_path: Path, phase: str, step: int
+) -> None:
+    expected = run(cross_fitting)[1]
+    told: list[FitProgress] = []
+
+    def kill(progress: FitProgress) -> None:
+        if (progress.phase, progress.done) == (phase, step):
+            raise Killed
+        told.append(progress)
+
+    other = cross_fitting.override(weight_decay=2e-5)  # another fingerprint than the model that is there
+    with pytest.raises(Killed):
+        run(other, kill)
+    again: list[FitProgress] = []
+    result, model = run(other, again.append)
+    epochs = [[progress.done for progress in part if progress.phase == "epochs"] for part in (told, again)]
+    assert epochs[0] + epochs[1] == list(range(1, 3 * (FOLDS + 1) + 1))  # each once, over both lives
+    features = [progress.done for part in (told, again) for progress in part if progress.phase == "features"]
+    assert features == sorted(features)
+    assert len(features) <= N  # the one in flight is not told
+    assert model.digest == run(other)[1].digest != expected.digest
+    assert model.lineage.resumed == result.resumed == ((len(epochs[0]),) if epochs[0] else ())
+    assert not list((tmp_path / "models" / "_fit").rglob("*.*"))
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_damaged_checkpoint_is_no_checkpoint(run: Run, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    def kill(progress: FitProgress) -> None:
+        if progress.phase == "calibrate":
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tiny_recipe, kill)
+    (checkpoint,) = (tmp_path / "models").rglob("checkpoint.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    for block in (tmp_path / "scratch").rglob("*.npy"):
+        block.write_bytes(block.read_bytes()[:90])
+    result, _ = run(tiny_recipe)
+    assert (result.epochs, result.resumed) == (3, ())
+
+
+def test_another_image_recipe_or_seed_is_another_fit(job: Callable[[Recipe], FitJob], tiny_recipe: Recipe, good: Path) -> None:
+    fingerprints = {job(tiny_recipe).fingerprint("lid"), job(tiny_recipe).fingerprint("lid")}
+    assert len(fingerprints) == 1
+    fingerprints |= {
+        job(tiny_recipe.override(seed=1)).fingerprint("lid"),
+        job(tiny_recipe.override(hidden=17)).fingerprint("lid"),
+    }
+    os.utime(good / "03.jpg", (1, 1))
+    fingerprints.add(job(tiny_recipe).fingerprint("lid"))
+    assert len(fingerprints) == 4
+
+
+def test_labelled_images_are_measured_and_decide_nothing(run: Run, tiny_recipe: Recipe, factory: Path, good: Path) -> None:
+    result, without = run(tiny_recipe)
+    assert (result.auroc, without.lineage.test) == (None, None)
+    shutil.copytree(factory / "lid" / "test", good.parents[1] / "test")
+    (good.parents[1] / "test" / "good" / "broken.jpg").write_bytes(b"")
+    result, model = run(tiny_recipe)
+    assert model.lineage.test == {"auroc": result.auroc, "n_good": 4, "n_anomalous": 4}
+    assert result.auroc is not None
+    assert result.auroc > 0.9
+    assert model.digest == without.digest
+
+
+def test_a_fit_stops_early_by_good_images_that_are_neither_fitted_on_nor_calibrate(run: Run, tiny_recipe: Recipe) -> None:
+    result, model = run(tiny_recipe.override(epochs=60, learning_rate=0.05, patience=2))
+    assert 3 <= result.epochs < 60
+    assert (model.lineage.n_fitted, model.lineage.n_held_out) == (10, 2)
+
+
+def test_what_the_code_warns_of_is_in_the_record(run: Run, tiny_recipe: Recipe) -> None:
+    def warn(progress: FitProgress) -> None:
+        if progress.phase == "epochs" and progress.done == 1:
+            logging.getLogger("differnet_ray.model.differnet").warning("out of %s", "memory")
+
+    result, model = run(tiny_recipe, warn)
+    assert result.notes == model.lineage.notes == ("out of memory",)
+    assert 10**8 < result.peak_memory < 10**11
+
+
+def test_an_image_that_can_no_longer_be_read_ends_the_fit(run: Run, tiny_recipe: Recipe, good: Path) -> None:
+    def remove(progress: FitProgress) -> None:
+        if progress.phase == "read" and progress.done == N:
+            (good / "11.jpg").unlink()
+
+    with pytest.raises(StorageError, match=r"11\.jpg could be read when the fit began, and now cannot: missing"):
+        run(tiny_recipe, remove)

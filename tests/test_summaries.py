@@ -16,13 +16,17 @@ GUARANTEED = FittedCategory(
     method="held out",
     skipped={},
     epochs=3,
+    resumed=(),
     loss=-1.0,
     threshold=1.5,
     target_fpr=0.01,
     achieved_fpr=1 / 121,
     extrapolated=False,
     statement="120 held-out good images: at most 0.826 % of good images are flagged",
+    auroc=None,
+    notes=(),
     seconds=2.0,
+    peak_memory=10**9,
 )
 
 
@@ -38,8 +42,17 @@ def test_a_threshold_that_promises_too_little_is_a_warning(extrapolated: bool, c
     assert capsys.readouterr().err == f"WARNING: lid: the threshold rests on {result.statement}\n"
 
 
+def test_what_people_should_know_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    result = replace(GUARANTEED, notes=("8 copies at a time",), resumed=(3, 7), skipped={f"{i}.png": "torn" for i in range(7)})
+    warn_skipped({"lid": CategoryState(status="fitted", result=result)})
+    lines = capsys.readouterr().err.splitlines()
+    assert "WARNING: lid: 8 copies at a time" in lines
+    assert "lid: an interrupted fit went on after epoch 3, 7" in lines
+    assert lines[-1] == "WARNING: lid: 2 more were skipped, see model.json"
+
+
 def test_the_table_says_how_many_images_calibrate_and_how() -> None:
-    cross_fitted = replace(GUARANTEED, n_fitted=40, n_calibrated=40, method="cross-fitted")
+    cross_fitted = replace(GUARANTEED, auroc=0.87654, n_fitted=40, n_calibrated=40, method="cross-fitted")
     states = {
         "lid": CategoryState(status="fitted", result=GUARANTEED),
         "nut": CategoryState(status="fitted", result=cross_fitted),
@@ -49,4 +62,5 @@ def test_the_table_says_how_many_images_calibrate_and_how() -> None:
     assert "calibrated on" in text
     assert "120 held out" in text
     assert "40 cross-fitted" in text
+    assert "0.877" in text
     assert "dark: no light" in text

@@ -1,107 +1,112 @@
 """Fitting many categories at once: one Ray Train run whose workers lease categories from a queue actor.
 
 A category that cannot be fitted is reported with its reason and does not stop the others. When a worker dies, Ray Train
-starts the whole group again; the leases of the dead group are void, and a category that was in flight in three dead
-groups is given up.
+starts the whole group again, on what is left of the cluster; every category then goes on at its last checkpoint.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import socket
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from differnet_ray.config import Recipe
-from differnet_ray.data.manifest import Listing, select
-from differnet_ray.data.model_store import Arrays, Backbone
-from differnet_ray.data.storage import arrow_filesystem, delete, join
-from differnet_ray.distributed.resources import plan_fit, watched
-from differnet_ray.errors import ConfigError, FitError
-from differnet_ray.fit_category import fit_category, usable_images
-from differnet_ray.fit_state import MAX_TRIES, CategoryQueue, CategoryState, FitProgress
+from differnet_ray.data.fit_work import WORK_FOLDER, FitWork
+from differnet_ray.data.model_store import ModelStore
+from differnet_ray.data.storage import arrow_filesystem, delete, exists, join
+from differnet_ray.distributed.fit_queue import FitQueue
+from differnet_ray.distributed.resources import FitPlan, watched
+from differnet_ray.errors import DifferNetError, FitError
+from differnet_ray.fit_category import FitJob, fit_category
+from differnet_ray.fit_flows import Effort
+from differnet_ray.fit_state import DONE, FAILED, FITTED, MAX_DEATHS, UNCHANGED, CategoryState, FittedCategory
 from differnet_ray.stages import best_device
 
+LOOKUPS = 16  # threads that look for models of an earlier run
+SECONDS_BETWEEN_ASKING = 0.5
+SECONDS_BETWEEN_RESIZES = 3600.0  # a resized group goes on from checkpoints, so it is not worth doing often
 
-@dataclass(frozen=True)
-class FitJob:
-    """A fitting run, as values.
 
-    Attributes:
-        listing: manifest rows of the good images of all categories.
-        data: locations of the images, for the record.
-        models: canonical URI of the model store.
+def finished_before(job: FitJob) -> dict[str, CategoryState]:
+    """Categories that an earlier run of the same job has fitted: same listing, options and code.
+
+    A run that was killed between the last two writes of a publication is put right.
     """
+    store = ModelStore(job.models)
 
-    listing: Listing = field(repr=False)
-    data: tuple[str, ...]
-    models: str
-    recipe: Recipe
-    backbone: Backbone
-    weights: Arrays = field(repr=False)
-    max_parallel: int | None = None
-    gpus_per_fit: float | None = None
+    def look(category: str) -> CategoryState | None:
+        fingerprint = job.fingerprint(category)
+        try:
+            record = store.find(category, fingerprint)
+        except DifferNetError:  # its fit will meet the same, and say so without stopping the others
+            return None
+        if record is None:
+            return None
+        work = FitWork(job.models, category, fingerprint, job.scratch)
+        if exists(work.uri):
+            store.promote(category, record["version"])
+            work.delete()
+        return CategoryState(UNCHANGED, result=FittedCategory.of_record(record))
 
-
-def check_usable(listing: Listing, recipe: Recipe) -> None:
-    """Refuses categories that cannot be fitted, before any work.
-
-    Raises:
-        ConfigError: a category has fewer than 2 usable good images.
-    """
-    for category in listing.categories:
-        rows = select(listing, categories=[category]).table
-        reasons: list[str] = []
-        usable = 0
-        for uri, image in usable_images(rows, recipe.extractor.image_size):
-            if isinstance(image, str):
-                reasons.append(f"{uri} ({image})")
-            else:
-                usable += 1
-            if usable == 2:
-                break
-        else:
-            why = f"; not usable: {', '.join(reasons[:3])}" if reasons else ""
-            raise ConfigError(f"category {category!r} has {usable} usable good images, expected at least 2{why}")
+    categories = job.listing.categories
+    with ThreadPoolExecutor(LOOKUPS) as pool:
+        found = zip(categories, pool.map(look, categories), strict=True)
+        return {category: state for category, state in found if state is not None}
 
 
-def fit_categories(job: FitJob, on_progress: Callable[[Mapping[str, CategoryState]], None]) -> dict[str, CategoryState]:
-    """Fits and publishes every category of the job.
+def fit_categories(
+    job: FitJob, categories: list[str], plan: FitPlan, on_progress: Callable[[Mapping[str, CategoryState]], None]
+) -> dict[str, CategoryState]:
+    """Fits and publishes categories of the job.
 
     Args:
         job: what to fit.
-        on_progress: shown the state of all categories about twice a second.
+        categories: which of it.
+        plan: the workers.
+        on_progress: shown the state of the categories about twice a second.
 
     Returns:
         The final state of every category, `fitted` or `failed`.
+
+    Raises:
+        FitError: the run ended without a result for some.
     """
-    categories = job.listing.categories
-    plan = plan_fit(len(categories), max_parallel=job.max_parallel, gpus_per_fit=job.gpus_per_fit)
-    queue: Any = ray.remote(num_cpus=0)(CategoryQueue).remote(categories)
-    scratch = join(job.models, "_fit", uuid.uuid4().hex)
-    filesystem, path = arrow_filesystem(scratch)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # it lives as long as the driver
+    actor: Any = ray.remote(num_cpus=0)(FitQueue)
+    queue = actor.options(scheduling_strategy=here).remote(categories)
+    # Named after the whole job, so that the same command finds, and removes, what a killed run left
+    name = hashlib.sha256("".join(map(job.fingerprint, job.listing.categories)).encode()).hexdigest()[:16]
+    run = join(job.models, WORK_FOLDER, f"train-{name}")
+    filesystem, path = arrow_filesystem(run)
+    # After a node is lost Train first asks for as many workers as before, and for fewer only when it has waited so long
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"queue": queue, "job": ray.put(job), "threads": plan.cpus},
         torch_config=TorchConfig(backend="gloo"),  # NCCL refuses several workers on one GPU
         scaling_config=ScalingConfig(
-            num_workers=plan.n_workers,
+            num_workers=(1, plan.n_workers) if plan.n_workers > 1 else 1,  # type: ignore[arg-type]  # of Train v2
             use_gpu=plan.gpus > 0,
             resources_per_worker={"CPU": plan.cpus} | ({"GPU": plan.gpus} if plan.gpus else {}),
+            elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,  # type: ignore[call-arg]  # of Train v2
         ),
         run_config=RunConfig(
             name="fit",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=MAX_TRIES * len(categories)),
+            failure_config=FailureConfig(max_failures=MAX_DEATHS * (len(categories) + 1)),
         ),
     )
     try:
@@ -109,37 +114,41 @@ def fit_categories(job: FitJob, on_progress: Callable[[Mapping[str, CategoryStat
             trainer.fit()
         states: dict[str, CategoryState] = ray.get(queue.states.remote())
     finally:
-        delete(scratch)
+        delete(run)
         ray.kill(queue)
-    unfinished = [category for category, state in states.items() if state.status not in ("fitted", "failed")]
+    unfinished = [category for category, state in states.items() if state.status not in DONE]
     if unfinished:
         raise FitError(f"the run ended without a result for {', '.join(unfinished)}: run the same command again")
     return states
 
 
 def _worker(config: dict[str, Any]) -> None:
-    torch.set_num_threads(config["threads"])
+    torch.set_num_threads(1)  # sums depend on how many threads share them; images are computed side by side instead
     queue, job = config["queue"], ray.get(config["job"])
     group = [uuid.uuid4().hex]
     torch.distributed.broadcast_object_list(group, src=0)
-    while (category := ray.get(queue.lease.remote(group[0]))) is not None:
+    me = f"{socket.gethostname()}:{os.getpid()}"
+    device = best_device()
+    while True:
+        category, more = ray.get(queue.lease.remote(group[0], me))
+        if category is None and not more:
+            return
+        if category is None:
+            time.sleep(SECONDS_BETWEEN_ASKING)
+            continue
+        ray.get(queue.report.remote(category, **_fit(job, category, device, config["threads"], queue)))
 
-        def on_progress(progress: FitProgress, category: str = category) -> None:
-            queue.report.remote(category, progress=progress)
 
-        try:
-            result = fit_category(
-                category=category,
-                listing=select(job.listing, categories=[category]),
-                models=job.models,
-                recipe=job.recipe,
-                backbone=job.backbone,
-                weights={name: np.array(array) for name, array in job.weights.items()},
-                data=job.data,
-                device=best_device(),
-                on_progress=on_progress,
-            )
-        except Exception as error:  # whatever it is, it must not stop the other categories
-            ray.get(queue.report.remote(category, status="failed", error=f"{type(error).__name__}: {error}"))
-        else:
-            ray.get(queue.report.remote(category, status="fitted", result=result))
+def _fit(job: FitJob, category: str, device: str, threads: int, queue: Any) -> dict[str, Any]:
+    """What became of a category."""
+    effort = Effort(
+        threads=1 if device.startswith("cuda") else threads,
+        bank_memory=job.bank_memory,
+        checkpoint_seconds=job.checkpoint_seconds,
+        on_progress=lambda progress: queue.report.remote(category, progress=progress),
+        on_checkpoint=lambda: queue.report.remote(category, deaths=0),
+    )
+    try:
+        return {"status": FITTED, "result": fit_category(job, category, device, effort)}
+    except Exception as error:  # whatever it is, it must not stop the other categories
+        return {"status": FAILED, "error": f"{type(error).__name__}: {error}"}

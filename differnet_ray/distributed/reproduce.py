@@ -104,9 +104,7 @@ def _memory(cell: Cell, recipe: Recipe, rows: dict[str, dict[str, pa.Table]]) ->
     per_train = recipe.fit.fresh_epochs * recipe.fit.transforms_per_image
     counts = {split: sum(rows[split][category].num_rows for category in cell.categories) for split in rows}
     features: int = 4 * d * (counts["train"] * per_train + counts["test"] * recipe.transforms.n_transforms)
-    hidden = recipe.flow.hidden
-    parameters: int = 2 * recipe.flow.n_blocks * (d // 2 * hidden + 2 * hidden**2 + hidden * d)
-    return 2.0 * features + (16.0 * parameters if cell.method == FLOW else 0.0)
+    return 2.0 * features + (16.0 * recipe.flow.n_parameters(d) if cell.method == FLOW else 0.0)
 
 
 def _drain(tasks: Iterable[Any], done: int, total: int, show: Show) -> None:

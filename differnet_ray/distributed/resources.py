@@ -77,18 +77,20 @@ class FitPlan:
     gpus: float
 
 
-def plan_fit(n_categories: int, *, max_parallel: int | None, gpus_per_fit: float | None) -> FitPlan:
+def plan_fit(n_categories: int, *, memory: int, max_parallel: int | None, gpus_per_fit: float | None) -> FitPlan:
     """As many workers as there are categories, at most what the cluster holds.
 
     Args:
         n_categories: how many are to be fitted.
+        memory: bytes that a fit takes.
         max_parallel: a lower limit than the cluster's.
         gpus_per_fit: share of a GPU for each; None: a whole one where there are GPUs.
     """
     cores, gpus = cluster_size()
     share = (1.0 if gpus else 0.0) if gpus_per_fit is None else gpus_per_fit
     room = int(gpus / share + 1e-9) if share else cores
-    n_workers = max(1, min(n_categories, room, cores, max_parallel or n_categories))
+    fitting = int(ray.cluster_resources().get("memory", memory) / memory)
+    n_workers = max(1, min(n_categories, room, cores, fitting, max_parallel or n_categories))
     return FitPlan(n_workers, cores // n_workers, share)
 
 

@@ -25,8 +25,8 @@ from differnet_ray.data.storage import arrow_filesystem, delete
 from differnet_ray.distributed.resources import plan_score, watched
 from differnet_ray.distributed.status_counts import StatusCounts
 from differnet_ray.errors import ConfigError, DifferNetError
-from differnet_ray.fit_category import library_versions
 from differnet_ray.stages import MapGradients, Maps, ScoreImages, best_device
+from differnet_ray.versions import library_versions
 
 ROWS_PER_BLOCK = 16  # 16 decoded images of 448 x 448 pixels take 9.6 MB of the object store
 

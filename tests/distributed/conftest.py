@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from differnet_ray.config import Recipe
 from differnet_ray.verbs import run_fit
+
+sys.path.insert(0, str(Path(__file__).parent))  # fit_jobs is imported by name
 
 
 @pytest.fixture(scope="session")

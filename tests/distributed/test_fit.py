@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from fit_jobs import fitted, job_of, undisturbed
 
+from differnet_ray import cli
 from differnet_ray.config import Recipe
+from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.manifest import list_images, select
-from differnet_ray.data.model_store import Backbone, ModelStore
+from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.storage import canonical
-from differnet_ray.errors import ConfigError
-from differnet_ray.fit_category import fit_category
-from differnet_ray.fit_state import MAX_TRIES, CategoryQueue
-from differnet_ray.model.extractor import load_backbone_weights, weights_digest
+from differnet_ray.errors import ModelStoreError
+from differnet_ray.fit_state import MAX_DEATHS, CategoryQueue
+from differnet_ray.stages import ScoreImages
 from differnet_ray.verbs import run_fit
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
@@ -24,6 +28,7 @@ def test_every_category_is_published_and_nothing_else_is_left(models: str) -> No
     store = ModelStore(canonical(models))
     assert store.categories() == ["lid", "plate"]
     assert sorted(path.name for path in Path(models).iterdir() if any(path.iterdir())) == ["backbones", "lid", "plate"]
+    assert list(Path(models, "_fit").iterdir()) == []
     model = store.load("plate")
     assert (model.lineage.n_fitted, model.lineage.n_held_out, model.lineage.skipped) == (10, 2, {})
     assert len(model.lineage.losses) == 3
@@ -34,19 +39,8 @@ def test_every_category_is_published_and_nothing_else_is_left(models: str) -> No
 def test_a_model_equals_the_one_fitted_alone_without_ray(
     models: str, factory: Path, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    weights, name = load_backbone_weights("random")
-    alone = fit_category(
-        category="lid",
-        listing=select(list_images([str(factory)]), categories=["lid"], split="train", defect="good"),
-        models=canonical(str(tmp_path)),
-        recipe=tiny_recipe,
-        backbone=Backbone(name, weights_digest(weights), pretrained=False),
-        weights={key: value.numpy() for key, value in weights.items()},
-        data=("here",),
-        device="cpu",
-    )
-    together = ModelStore(canonical(models)).load("lid")
-    assert ModelStore(canonical(str(tmp_path))).load("lid", alone.version).digest == together.digest
+    alone = undisturbed(job_of(str(factory), str(tmp_path), tiny_recipe))
+    assert alone == fitted(canonical(models))
 
 
 def test_what_cannot_be_used_is_named_and_does_not_stop_the_rest(
@@ -71,26 +65,99 @@ def test_what_cannot_be_used_is_named_and_does_not_stop_the_rest(
     assert [uri.rsplit("/", 1)[1] for uri in record["lineage"]["skipped"]] == ["99.jpg"]
 
 
-@pytest.mark.parametrize("n_good", [0, 1])
-def test_fewer_than_two_usable_images_are_refused_before_any_work(
-    n_good: int, factory: Path, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
-    good = tmp_path / "data" / "lid" / "train" / "good"
-    good.mkdir(parents=True)
-    for name in ("00.jpg", "01.jpg")[:n_good]:
-        shutil.copy(factory / "lid" / "train" / "good" / name, good)
-    (good / "broken.jpg").write_bytes(b"")
-    with pytest.raises(ConfigError, match=rf"'lid' has {n_good} usable good images, expected at least 2.*broken\.jpg"):
-        run_fit(str(tmp_path / "data"), str(tmp_path / "models"), (), tiny_recipe, "random")
-    assert not list((tmp_path / "models").glob("lid"))
+def test_garbage_among_good_categories_fails_alone_with_its_reason(factory: Path, tmp_path: Path) -> None:
+    data, models = tmp_path / "data", tmp_path / "models"
+    shutil.copytree(factory, data)
+    for category in ("empty", "torn"):
+        (data / category / "train" / "good").mkdir(parents=True)
+    for i in range(3):
+        (data / "empty" / "train" / "good" / f"{i}.jpg").write_bytes(b"")
+    torn = data / "torn" / "train" / "good"
+    shutil.copy(data / "lid" / "train" / "good" / "00.jpg", torn)
+    (torn / "01.jpg").write_bytes((torn / "00.jpg").read_bytes()[:500])
+    options = ["--preset", "demo", "--image-size", "64", "--scales", "1", "--backbone-weights", "random"]
+    command = ["fit", "--data", str(data), "--models", str(models), *options, "--scratch", str(tmp_path / "scratch")]
+
+    result = CliRunner().invoke(cli.main, command)
+
+    assert result.exit_code == 1, result.output
+    assert ModelStore(canonical(str(models))).categories() == ["lid", "plate"]
+    lines = {line.split()[0].rstrip(":"): line for line in result.stdout.splitlines() if line}
+    assert "FitError: category 'empty' has 0 usable good images, expected at least 2; 3 cannot be used" in lines["empty"]
+    assert "has 1 usable good images" in lines["torn"]
+    assert "01.jpg" in lines["torn"]
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert {row[0]: row[-1] for row in rows if row and row[-1] in ("fitted", "failed")} == {
+        "empty": "failed",
+        "lid": "fitted",
+        "plate": "fitted",
+        "torn": "failed",
+    }
+    assert next(row for row in rows if row and row[0] == "lid")[-3] == "1.000"  # the AUROC on its test images
+    again = CliRunner().invoke(cli.main, [*command, "--category", "lid", "--category", "plate"])
+    assert again.exit_code == 0, again.output
+    assert again.stdout.count("unchanged") == 2
+    assert again.stderr.count("fitted already") == 1
 
 
-def test_leases_of_a_dead_group_are_void_and_a_category_is_given_up_after_three_deaths() -> None:
+def test_a_group_dies_three_times_with_a_category_that_is_then_given_up() -> None:
     queue = CategoryQueue(["a", "b"])
-    assert (queue.lease("group 1"), queue.lease("group 1"), queue.lease("group 1")) == ("a", "b", None)
+    assert [queue.lease("group 1") for _ in range(3)] == [("a", True), ("b", True), (None, False)]
     queue.report("b", status="fitted")
-    for n in range(2, MAX_TRIES + 1):
-        assert (queue.lease(f"group {n}"), queue.lease(f"group {n}")) == ("a", None)
-    assert queue.lease("one more group") is None
+    for n in range(2, MAX_DEATHS + 1):
+        assert [queue.lease(f"group {n}") for _ in range(2)] == [("a", True), (None, False)]
+    assert queue.lease("one more group") == (None, False)
     assert {category: state.status for category, state in queue.states().items()} == {"a": "failed", "b": "fitted"}
-    assert f"died {MAX_TRIES} times" in str(queue.states()["a"].error)
+    assert f"died {MAX_DEATHS} times" in str(queue.states()["a"].error)
+
+
+def test_a_category_has_its_last_try_alone_so_that_no_other_is_blamed() -> None:
+    queue = CategoryQueue(["a", "b", "c"])
+    for n in (1, 2):  # a and b are in flight when the group dies: which of them did it?
+        assert [queue.lease(f"group {n}")[0] for _ in range(2)] == ["a", "b"]
+    assert queue.lease("group 3") == ("c", True)  # beside those that no one suspects, none runs
+    assert queue.lease("group 3") == (None, True)
+    queue.report("c", status="fitted")
+    assert queue.lease("group 3") == ("a", True)
+    assert queue.lease("group 3") == (None, True)
+    assert queue.lease("group 4") == ("b", True)  # a is given up, b was not to blame
+    queue.report("b", status="fitted")
+    assert {category: state.status for category, state in queue.states().items()} == {
+        "a": "failed",
+        "b": "fitted",
+        "c": "fitted",
+    }
+
+
+def test_a_checkpoint_forgives_the_deaths_before_it() -> None:
+    queue = CategoryQueue(["a"])
+    for n in range(3 * MAX_DEATHS):
+        assert queue.lease(f"group {n}") == ("a", True)
+        if n % 2:
+            queue.report("a", deaths=0)
+    assert queue.states()["a"].status == "running"
+
+
+def test_a_model_moved_elsewhere_scores_the_same_and_a_flipped_byte_is_found_and_named(
+    models: str, factory: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "another" / "place"
+    shutil.copytree(models, moved)
+    listing = select(list_images([str(factory)]), categories=["lid"], split="test")
+    scores = []
+    for store in (models, moved):
+        version = ModelStore(canonical(str(store))).latest("lid")
+        where = {"models": canonical(str(store)), "versions": {"lid": version}, "device": "cpu"}
+        scoring = ScoreImages(n_transforms=None, maps="none", dt=date(2026, 1, 31), run_id="one", **where)
+        scores.append(scoring(FetchImages({"lid": 64})(listing.table))["anomaly_score"].to_pylist())
+    assert scores[0] == scores[1]
+    assert len(set(scores[0])) == 8
+
+    flow = moved / "lid" / version / "flow.safetensors"
+    content = bytearray(flow.read_bytes())
+    content[-7] ^= 1
+    flow.write_bytes(content)
+    with pytest.raises(ModelStoreError, match=r"lid/.*/flow\.safetensors is damaged"):
+        ModelStore(canonical(str(moved))).load("lid")
+    result = CliRunner().invoke(cli.main, ["models", "promote", "lid", version, "--models", str(moved)])
+    assert (result.exit_code, "flow.safetensors is damaged" in result.output) == (1, True)
