@@ -18,10 +18,9 @@ from differnet_ray.errors import ConfigError, DifferNetError, ModelStoreError
 from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
 
 EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
-WORKING_OPTIONS = (  # of fit: how it works, in contrast to what the recipe is
-    *("shots", "together", "max_parallel", "gpus_per_fit"),
-    *("bank_memory", "scratch", "checkpoint_seconds", "resume", "test"),
-)
+# Options of fit that say how it works, in contrast to what the recipe is
+WORKING_OPTIONS = ["shots", "together", "max_parallel", "gpus_per_fit", "bank_memory", "scratch", "checkpoint_seconds"]
+WORKING_OPTIONS += ["resume", "test"]
 Command = Callable[..., Any]
 
 

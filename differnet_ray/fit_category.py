@@ -12,12 +12,14 @@ import platform
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ from differnet_ray.data.model_store import (
     StoredModel,
 )
 from differnet_ray.data.tables import CALIBRATION
-from differnet_ray.errors import DifferNetError, FitError, StorageError
+from differnet_ray.errors import DifferNetError, FitError, ImageError, StorageError
 from differnet_ray.fit_flows import CategoryFits, Effort, Fitted, Unseen
 from differnet_ray.fit_state import FitProgress, FittedCategory
 from differnet_ray.model.calibration import conformal_threshold
@@ -47,6 +49,7 @@ from differnet_ray.stages import as_tensors
 from differnet_ray.versions import library_versions
 
 MAP_QUANTILE = 0.99
+FIT_CODE = 1  # grows with each change of the code that changes a model, or what lies in a checkpoint
 PROCESS_BYTES = 2**30  # a process with its libraries, the extractor and some images
 BYTES_PER_PARAMETER = 40  # the flow, its gradient, Adam's two moments, and a checkpoint of three of them twice
 
@@ -65,6 +68,7 @@ class FitJob:
         scratch: folder of the workers for feature banks.
         bank_memory: bytes of features that a fit holds in main memory.
         checkpoint_seconds: between checkpoints of a category; 0: after each step.
+        began: when the run did, UTC, as `created_at` of a model.
     """
 
     listing: Listing = field(repr=False)
@@ -77,10 +81,11 @@ class FitJob:
     scratch: str
     bank_memory: int
     checkpoint_seconds: float
+    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def of(self, category: str) -> Listing:
         """Rows of the good images of a category."""
-        return select(self.listing, categories=[category])
+        return Listing(self.listing.table.filter(pc.equal(self.listing.table["category"], category)))
 
     @property
     def memory(self) -> int:
@@ -90,7 +95,8 @@ class FitJob:
 
     def fingerprint(self, category: str) -> str:
         """SHA-256 of all that decides a category's model: the same thing is not fitted again, a changed thing is another."""
-        what = [__version__, category, self.of(category).digest(), self.recipe.to_dict(), self.backbone.digest]
+        code = [__version__, FIT_CODE, torch.__version__]
+        what = [*code, category, self.of(category).digest(), self.recipe.to_dict(), self.backbone.digest]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
@@ -111,7 +117,10 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
     """
     began = time.monotonic()
     listing, fingerprint = job.of(category), job.fingerprint(category)
-    work = FitWork(job.models, category, fingerprint, job.scratch)
+    store, work = ModelStore(job.models), FitWork(job.models, category, fingerprint, job.scratch)
+    published = store.find(category, fingerprint)
+    if published is not None and published["created_at"] >= job.began:  # by a worker of this run that died before it said so
+        return FittedCategory.of_record(published)
     size = job.recipe.extractor.image_size
     skipped = work.skipped()
     if skipped is None:
@@ -127,7 +136,7 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
     def read(positions: Sequence[int]) -> Iterator[Tensor]:
         for name, image in usable_images(rows.take(pa.array(positions, pa.int64())), size):
             if isinstance(image, str):
-                raise StorageError(f"{name} could be read when the fit began, and now cannot: {image}")
+                raise StorageError(f"{name} could be decoded when the fit began, and now cannot: {image}")
             yield torch.from_numpy(image)
 
     with _noted() as notes:
@@ -169,9 +178,9 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
         calibration=_calibration(rows, fitted.unseen),
         curves=_curves(fitted, decision),
     )
-    store = ModelStore(job.models)
     record = store.record(category, store.publish(model))
-    work.delete()
+    with suppress(StorageError):  # the model is in use: what remains is only in the way
+        work.delete()
     return FittedCategory.of_record(record)
 
 
@@ -180,9 +189,16 @@ def usable_images(rows: pa.Table, size: int) -> Iterator[tuple[str, npt.NDArray[
 
     Yields:
         The image's name, and uint8 (size, size, 3) or the reason why the image cannot be used.
+
+    Raises:
+        StorageError: an image cannot be fetched: that says nothing of the image, and a fit without it would be another.
     """
     images = decoded_images(rows, [size] * rows.num_rows)
     for name, image in zip(image_names(rows), images, strict=True):
+        if isinstance(image, StorageError):
+            raise image
+        if isinstance(image, ImageError) and image.status == "missing":
+            raise StorageError(f"{name} was listed, but is no longer there: run the same command again")
         yield name, str(image) if isinstance(image, DifferNetError) else image.pixels
 
 

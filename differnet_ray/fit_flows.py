@@ -65,7 +65,7 @@ class Fitted:
     """The flow in use, its epochs, and the images that calibrate it, sorted.
 
     Attributes:
-        n_fitted: images that the flow in use was fitted on.
+        n_fitted: images that the flow in use was fitted on, without those that decided when to stop.
         resumed: epochs, over all fits, after which an interrupted fit went on.
     """
 
@@ -85,7 +85,8 @@ class Effort:
         threads: images that are computed at the same time.
         bank_memory: bytes of features that may lie in main memory.
         checkpoint_seconds: between checkpoints; 0: after each step.
-        on_progress, on_checkpoint: told of each step, and of each checkpoint.
+        on_progress: told of each step.
+        on_checkpoint: told when something has been stored that a next try need not do again.
     """
 
     threads: int = 1
@@ -134,52 +135,44 @@ class CategoryFits:
             StorageError: an image, a checkpoint or the scratch folder cannot be read or written.
         """
         bank = self._bank()
-        checkpoint = self.work.checkpoint()
-        first, state, stats = 0, None, []
-        if checkpoint is not None:
-            arrays, values = checkpoint
-            first, stats = values["fit"], [EpochStats(**entry) for entry in values["stats"]]
-            state = {name: torch.from_numpy(array) for name, array in arrays.items() if not name.startswith(GRADIENT)}
-            self.unseen = [
-                Unseen(position, ImageScore(*score), arrays.get(f"{GRADIENT}{position}"))
-                for position, score in values["unseen"]
-            ]
-            self.resumed = [*values["resumed"], first * self.recipe.fit.epochs + len(stats)]
+        first, state, stats = self._restored()
         for nth in range(first, len(self.folds)):
             fold = self.folds[nth]
             net = self._net()
-            fit = self._fit(net.flow, bank, fold)
-            if state is not None:
+            fit, n_fitted = self._fit(net.flow, bank, fold)
+            if state:
                 fit.restore(state, stats)
-                state = None
+                state = {}
             for epoch in fit:
                 done, total = (nth * self.recipe.fit.epochs + epoch.epoch), len(self.folds) * self.recipe.fit.epochs
                 self.effort.on_progress(FitProgress("epochs", done, total, epoch.loss))
                 self._checkpoint(nth, fit)
             self._try(net, fold, partial(self._checkpoint, nth, fit))
         unseen = sorted(self.unseen, key=lambda image: image.position)
-        return Fitted(net, tuple(fit.stats), len(fold.train), len(self.folds), unseen, tuple(self.resumed))
+        return Fitted(net, tuple(fit.stats), n_fitted, len(self.folds), unseen, tuple(self.resumed))
 
     def scores(self, net: DifferNet, images: Iterable[Tensor]) -> Iterator[ImageScore]:
         """The scores of images, in order."""
         return map_ahead(lambda image: score_image(net, image), images, self.effort.threads)
 
     def _bank(self) -> FeatureBank:
-        def on_image(done: int) -> None:
-            self.effort.on_progress(FitProgress("features", done, bank.n_steps))
+        effort = self.effort
 
-        bank = FeatureBank(
+        def on_image(done: int, total: int) -> None:
+            effort.on_progress(FitProgress("features", done, total))
+            effort.on_checkpoint()  # it is stored
+
+        return FeatureBank(
             self.extractor,
             len(self.banked),
             lambda positions: self.read([self.banked[i] for i in positions]),
             self.recipe.transforms,
             self.recipe.fit,
             block=lambda number, shape: Block(*self.work.block(number, shape)),
-            memory=self.effort.bank_memory,
-            threads=self.effort.threads,
+            memory=effort.bank_memory,
+            threads=effort.threads,
             on_image=on_image,
         )
-        return bank
 
     def _net(self) -> DifferNet:
         flow = Flow(self.recipe.extractor.n_features, self.recipe.flow, seed=self.recipe.fit.seed)
@@ -187,14 +180,27 @@ class CategoryFits:
         net = DifferNet(self.extractor, flow, fixed_transforms(transforms), pooled=transforms.pooled)
         return net.to(self.extractor.mean.device)
 
-    def _fit(self, flow: Flow, bank: FeatureBank, fold: Fold) -> FlowFit:
+    def _restored(self) -> tuple[int, dict[str, Tensor], list[EpochStats]]:
+        """The fit that a checkpoint was made in, its state and its epochs; what was found before is remembered."""
+        checkpoint = self.work.checkpoint()
+        if checkpoint is None:
+            return 0, {}, []
+        arrays, values = checkpoint
+        state = {name: torch.from_numpy(array) for name, array in arrays.items() if not name.startswith(GRADIENT)}
+        stats = [EpochStats(**entry) for entry in values["stats"]]
+        self.unseen = [Unseen(i, ImageScore(*score), arrays.get(f"{GRADIENT}{i}")) for i, score in values["unseen"]]
+        self.resumed = [*values["resumed"], values["fit"] * self.recipe.fit.epochs + len(stats)]
+        return values["fit"], state, stats
+
+    def _fit(self, flow: Flow, bank: FeatureBank, fold: Fold) -> tuple[FlowFit, int]:
+        """The fit of a fold, and how many images it is fitted on."""
         config = self.recipe.fit
         rows = [self.banked.index(position) for position in fold.train]
         if config.patience is None or len(rows) < 2:
-            return FlowFit(flow, BankSubset(bank, rows), config)
+            return FlowFit(flow, BankSubset(bank, rows), config), len(rows)
         train, validation = split_holdout(len(rows), config.validation_fraction, config.seed)
         parts = [BankSubset(bank, [rows[i] for i in part]) for part in (train, validation)]
-        return FlowFit(flow, parts[0], config, parts[1])
+        return FlowFit(flow, parts[0], config, parts[1]), len(train)
 
     def _try(self, net: DifferNet, fold: Fold, checkpoint: Callable[[], None]) -> None:
         known = {image.position for image in self.unseen}

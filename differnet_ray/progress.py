@@ -62,7 +62,9 @@ class Reporter:
     def _rate(self, name: str, done: int, total: int | None = None) -> str:
         began, first = self._began[name]
         rate = (done - first) / max(time.monotonic() - began, 1e-9)
+        if rate == 0:
+            return ""
         text = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{60 * rate:.1f} {self.unit}/min"
-        if total is not None and rate > 0:
+        if total is not None:
             text += f", {(total - done) / rate:.0f} s left"
         return text

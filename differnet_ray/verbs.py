@@ -57,8 +57,11 @@ def run_fit(
     from differnet_ray.data.fit_work import FitWork, default_scratch
     from differnet_ray.data.manifest import Listing, list_images, sample, select
     from differnet_ray.data.manifest import together as as_one
+    from differnet_ray.data.model_store import ModelStore
     from differnet_ray.data.storage import canonical, check_writable
 
+    if gpus_per_fit is not None and not (0 < gpus_per_fit <= 1 or gpus_per_fit == int(gpus_per_fit) > 0):
+        raise ConfigError(f"--gpus-per-fit {gpus_per_fit}: expected a share of at most 1, or a whole number of GPUs")
     backbone, weights = _backbone(backbone_weights)
     images = list_images([data])
     good = select(images, split="train", defect="good")
@@ -103,6 +106,12 @@ def run_fit(
             states |= fit_categories(job, wanted, plan, lambda states: reporter.show(_fit_tasks(states)))
     states = {category: states[category] for category in listing.categories}
     warn_skipped(states)
+    for category, state in states.items():
+        if state.result is not None and (in_use := ModelStore(job.models).latest(category)) != state.result.version:
+            click.echo(
+                f"WARNING: {category}: {in_use} is in use, not {state.result.version}: see differnet-ray models promote",
+                err=True,
+            )
     return states
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 
 from differnet_ray import fit_flows
 from differnet_ray.config import Recipe
+from differnet_ray.data import fetch
 from differnet_ray.data.images import decode
 from differnet_ray.data.manifest import list_images, select
 from differnet_ray.data.model_store import Backbone, ModelStore, StoredModel
@@ -68,6 +70,7 @@ def job(good: Path, tmp_path: Path, weights: Mapping[str, torch.Tensor]) -> Call
             scratch=str(tmp_path / "scratch"),
             bank_memory=0,
             checkpoint_seconds=0,
+            began="9999",  # what these tests published in the same second is not of this run
         )
 
     return job
@@ -269,7 +272,32 @@ def test_labelled_images_are_measured_and_decide_nothing(run: Run, tiny_recipe: 
 def test_a_fit_stops_early_by_good_images_that_are_neither_fitted_on_nor_calibrate(run: Run, tiny_recipe: Recipe) -> None:
     result, model = run(tiny_recipe.override(epochs=60, learning_rate=0.05, patience=2))
     assert 3 <= result.epochs < 60
-    assert (model.lineage.n_fitted, model.lineage.n_held_out) == (10, 2)
+    assert (model.lineage.n_fitted, model.lineage.n_held_out, model.decision.n_images) == (9, 3, 2)
+
+
+def test_what_a_worker_of_the_same_run_published_before_it_died_is_not_fitted_again(
+    job: Callable[[Recipe], FitJob], tiny_recipe: Recipe
+) -> None:
+    now = replace(job(tiny_recipe), began="2026-01-31T00:00:00+00:00")
+    first = fit_category(now, "lid", "cpu", Effort())
+    told: list[FitProgress] = []
+    assert fit_category(now, "lid", "cpu", Effort(on_progress=told.append)) == first
+    assert told == []
+    assert fit_category(replace(now, began="9999"), "lid", "cpu", Effort(on_progress=told.append)).epochs == 3
+    assert told
+
+
+def test_storage_that_fails_is_no_image_that_cannot_be_used(
+    run: Run, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(uri: str) -> bytes:
+        if uri.endswith("07.jpg"):
+            raise StorageError(f"cannot read {uri}: slow down")
+        return Path(uri.removeprefix("file://")).read_bytes()
+
+    monkeypatch.setattr(fetch, "read_bytes", refuse)
+    with pytest.raises(StorageError, match="slow down"):
+        run(tiny_recipe)
 
 
 def test_what_the_code_warns_of_is_in_the_record(run: Run, tiny_recipe: Recipe) -> None:
@@ -287,5 +315,5 @@ def test_an_image_that_can_no_longer_be_read_ends_the_fit(run: Run, tiny_recipe:
         if progress.phase == "read" and progress.done == N:
             (good / "11.jpg").unlink()
 
-    with pytest.raises(StorageError, match=r"11\.jpg could be read when the fit began, and now cannot: missing"):
+    with pytest.raises(StorageError, match=r"11\.jpg was listed, but is no longer there: run the same command again"):
         run(tiny_recipe, remove)

@@ -31,7 +31,7 @@ def _rows(record: Mapping[str, Any]) -> dict[str, str]:
         "good images": f"{lineage['n_fitted']} fitted, {lineage['n_held_out']} held out, {len(lineage['skipped'])} skipped",
         "backbone": f"{record['backbone']['name']}, {extractor['n_scales']} scales from {extractor['image_size']} pixels",
         "flow": f"{recipe['flow']['n_blocks']} blocks, {recipe['flow']['hidden']} wide",
-        "fit": f"{recipe['fit']['epochs']} epochs, seed {recipe['fit']['seed']}, {fits} on {lineage['device']}{memory}",
+        "fit": f"{len(losses)} epochs, seed {recipe['fit']['seed']}, {fits} on {lineage['device']}{memory}",
         "loss": f"{losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last",
         "scores": f"mean over {len(record['transforms']['angles'])} transforms",
         "threshold": f"{decision['threshold']:.4f}",

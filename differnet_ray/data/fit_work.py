@@ -50,7 +50,7 @@ class FitWork:
         self._blocks = Path(scratch) / f"{quote(category, safe='')[:100]}-{fingerprint[:16]}"
 
     def skipped(self) -> dict[str, str] | None:
-        """Images that cannot be used, by id: why; None if that has not been found out yet."""
+        """Images that cannot be used, by name: why; None if that has not been found out yet."""
         try:
             found: dict[str, str] = json.loads(read_bytes(join(self.uri, "images.json")))
         except (FileNotFoundError, ValueError):
@@ -100,12 +100,12 @@ class FitWork:
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
     try:
-        found: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r+")
-        if found.shape == shape and found.dtype == dtype:
-            return found
-    except (FileNotFoundError, ValueError):  # ValueError: a kill cut it off
-        pass
-    made = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
+        array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r+")
+        reusable = array.shape == shape and array.dtype == dtype
+    except (FileNotFoundError, ValueError):  # ValueError: a kill cut its header off
+        reusable = False
+    if not reusable:
+        array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
     with path.open("r+b") as file:  # all of its space now: a mapped page that finds no room later kills the process
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return made
+    return array

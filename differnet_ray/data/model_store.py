@@ -311,10 +311,9 @@ class ModelStore:
         Its files are not read: a damaged one is found when it is loaded.
         """
         check_category(category)
-        try:
-            in_use = self.latest(category)
-        except ModelStoreError:
-            in_use = ""
+        in_use = ""
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none, or damaged; `latest` would list all others
+            in_use = json.loads(read_bytes(join(self.uri, category, LATEST)))["version"]
         for version in sorted(self.versions(category), key=lambda version: (version == in_use, version), reverse=True):
             with suppress(ModelStoreError, KeyError, TypeError):  # damaged, or older than fingerprints
                 record = self.record(category, version)
@@ -363,7 +362,9 @@ def _checked(uri: str, expected: str) -> bytes:
     except FileNotFoundError as error:
         raise ModelStoreError(f"{uri} is missing: the model is incomplete") from error
     if _sha256(data) != expected:
-        raise ModelStoreError(f"{uri} is damaged: its SHA-256 is not the one in model.json; restore it or fit again")
+        raise ModelStoreError(
+            f"{uri} is damaged: its SHA-256 is not the one in model.json; restore it, or fit again with --no-resume"
+        )
     return data
 
 

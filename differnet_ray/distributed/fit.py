@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -28,14 +31,14 @@ from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.storage import arrow_filesystem, delete, exists, join
 from differnet_ray.distributed.fit_queue import FitQueue
 from differnet_ray.distributed.resources import FitPlan, watched
-from differnet_ray.errors import DifferNetError, FitError
+from differnet_ray.errors import DifferNetError, StorageError
 from differnet_ray.fit_category import FitJob, fit_category
 from differnet_ray.fit_flows import Effort
 from differnet_ray.fit_state import DONE, FAILED, FITTED, MAX_DEATHS, UNCHANGED, CategoryState, FittedCategory
-from differnet_ray.stages import best_device
 
 LOOKUPS = 16  # threads that look for models of an earlier run
 SECONDS_BETWEEN_ASKING = 0.5
+NODES_LOST = 100  # in one run; a category that kills its worker is given up before it counts here
 SECONDS_BETWEEN_RESIZES = 3600.0  # a resized group goes on from checkpoints, so it is not worth doing often
 
 
@@ -50,14 +53,14 @@ def finished_before(job: FitJob) -> dict[str, CategoryState]:
         fingerprint = job.fingerprint(category)
         try:
             record = store.find(category, fingerprint)
+            if record is None:
+                return None
+            work = FitWork(job.models, category, fingerprint, job.scratch)
+            if exists(work.uri):
+                store.promote(category, record["version"])
+                work.delete()
         except DifferNetError:  # its fit will meet the same, and say so without stopping the others
             return None
-        if record is None:
-            return None
-        work = FitWork(job.models, category, fingerprint, job.scratch)
-        if exists(work.uri):
-            store.promote(category, record["version"])
-            work.delete()
         return CategoryState(UNCHANGED, result=FittedCategory.of_record(record))
 
     categories = job.listing.categories
@@ -79,9 +82,6 @@ def fit_categories(
 
     Returns:
         The final state of every category, `fitted` or `failed`.
-
-    Raises:
-        FitError: the run ended without a result for some.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # it lives as long as the driver
     actor: Any = ray.remote(num_cpus=0)(FitQueue)
@@ -94,7 +94,7 @@ def fit_categories(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"queue": queue, "job": ray.put(job), "threads": plan.cpus},
+        train_loop_config={"queue": queue, "job": ray.put(job), "plan": plan},
         torch_config=TorchConfig(backend="gloo"),  # NCCL refuses several workers on one GPU
         scaling_config=ScalingConfig(
             num_workers=(1, plan.n_workers) if plan.n_workers > 1 else 1,  # type: ignore[arg-type]  # of Train v2
@@ -106,20 +106,38 @@ def fit_categories(
             name="fit",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=MAX_DEATHS * (len(categories) + 1)),
+            failure_config=FailureConfig(max_failures=NODES_LOST + MAX_DEATHS * len(categories)),
         ),
     )
+    reason = "no worker was left"
     try:
-        with watched(lambda: ray.get(queue.states.remote()), on_progress):
+        with watched(lambda: ray.get(queue.states.remote()), on_progress), _interruptible():
             trainer.fit()
-        states: dict[str, CategoryState] = ray.get(queue.states.remote())
+    except ray.train.TrainingFailedError as error:  # what was published stays: the table says the rest
+        reason = str(error).strip().splitlines()[-1]
     finally:
-        delete(run)
+        states: dict[str, CategoryState] = ray.get(queue.states.remote())
         ray.kill(queue)
-    unfinished = [category for category, state in states.items() if state.status not in DONE]
-    if unfinished:
-        raise FitError(f"the run ended without a result for {', '.join(unfinished)}: run the same command again")
-    return states
+        with suppress(StorageError):  # what remains is only in the way
+            delete(run)
+    return {
+        category: state
+        if state.status in DONE
+        else replace(state, status=FAILED, error=f"the run ended before it ({reason}): run the same command again")
+        for category, state in states.items()
+    }
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ray Train ends the process with 0 when it is interrupted: here that is an interruption again."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -128,7 +146,6 @@ def _worker(config: dict[str, Any]) -> None:
     group = [uuid.uuid4().hex]
     torch.distributed.broadcast_object_list(group, src=0)
     me = f"{socket.gethostname()}:{os.getpid()}"
-    device = best_device()
     while True:
         category, more = ray.get(queue.lease.remote(group[0], me))
         if category is None and not more:
@@ -136,19 +153,21 @@ def _worker(config: dict[str, Any]) -> None:
         if category is None:
             time.sleep(SECONDS_BETWEEN_ASKING)
             continue
-        ray.get(queue.report.remote(category, **_fit(job, category, device, config["threads"], queue)))
+        ray.get(queue.report.remote(category, **_fit(job, category, config["plan"], queue)))
 
 
-def _fit(job: FitJob, category: str, device: str, threads: int, queue: Any) -> dict[str, Any]:
+def _fit(job: FitJob, category: str, plan: FitPlan, queue: Any) -> dict[str, Any]:
     """What became of a category."""
     effort = Effort(
-        threads=1 if device.startswith("cuda") else threads,
+        threads=1 if plan.gpus else plan.cpus,
         bank_memory=job.bank_memory,
         checkpoint_seconds=job.checkpoint_seconds,
         on_progress=lambda progress: queue.report.remote(category, progress=progress),
         on_checkpoint=lambda: queue.report.remote(category, deaths=0),
     )
     try:
-        return {"status": FITTED, "result": fit_category(job, category, device, effort)}
+        return {"status": FITTED, "result": fit_category(job, category, "cuda" if plan.gpus else "cpu", effort)}
+    except torch.AcceleratorError:  # the device is of no more use to this process
+        raise
     except Exception as error:  # whatever it is, it must not stop the other categories
         return {"status": FAILED, "error": f"{type(error).__name__}: {error}"}

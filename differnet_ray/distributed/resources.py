@@ -70,7 +70,7 @@ def plan_score() -> ScorePlan:
 
 @dataclass(frozen=True)
 class FitPlan:
-    """The workers of a fitting job, each with whole CPUs and a share of a GPU."""
+    """The workers of a fitting job, each on one node, with whole CPUs and a share of a GPU."""
 
     n_workers: int
     cpus: int
@@ -82,16 +82,29 @@ def plan_fit(n_categories: int, *, memory: int, max_parallel: int | None, gpus_p
 
     Args:
         n_categories: how many are to be fitted.
-        memory: bytes that a fit takes.
+        memory: bytes that a fit takes; however many that are, a node holds one.
         max_parallel: a lower limit than the cluster's.
-        gpus_per_fit: share of a GPU for each; None: a whole one where there are GPUs.
+        gpus_per_fit: share of a GPU for each, or several whole ones; None: one where there are GPUs. Without any: CPUs.
     """
-    cores, gpus = cluster_size()
-    share = (1.0 if gpus else 0.0) if gpus_per_fit is None else gpus_per_fit
-    room = int(gpus / share + 1e-9) if share else cores
-    fitting = int(ray.cluster_resources().get("memory", memory) / memory)
-    n_workers = max(1, min(n_categories, room, cores, fitting, max_parallel or n_categories))
-    return FitPlan(n_workers, cores // n_workers, share)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has_gpus = any(node.get("GPU") for node in nodes)
+    share = 0.0 if not has_gpus else 1.0 if gpus_per_fit is None else gpus_per_fit
+
+    def room(cpus: int) -> int:
+        """Workers of so many CPUs that the nodes hold, each on one of them."""
+        return sum(
+            min(
+                int(node.get("CPU", 0) / cpus),
+                int(node.get("GPU", 0) / share + 1e-9) if share else n_categories,
+                max(1, int(node.get("memory", memory) / memory)),
+            )
+            for node in nodes
+        )
+
+    n_workers = max(1, min(n_categories, room(1), max_parallel or n_categories))
+    most = max(1, *(int(node.get("CPU", 0)) for node in nodes))
+    cpus = next((cpus for cpus in range(most, 1, -1) if room(cpus) >= n_workers), 1)
+    return FitPlan(n_workers, cpus, share)
 
 
 @contextmanager

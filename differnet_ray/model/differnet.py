@@ -122,9 +122,10 @@ def in_chunks(extractor: Extractor, n: int, work: Callable[[int, int], T]) -> It
         except torch.OutOfMemoryError:
             if extractor.chunk == 1:
                 raise
-            extractor.chunk //= 2
-            torch.cuda.empty_cache()
-            logger.warning("out of memory on %s: %d copies at a time from now on", extractor.mean.device, extractor.chunk)
+        else:
+            yield result
+            start = stop
             continue
-        yield result
-        start = stop
+        torch.cuda.empty_cache()  # here, where the traceback no longer holds what did not fit
+        extractor.chunk //= 2
+        logger.warning("out of memory on %s: %d copies at a time from now on", extractor.mean.device, extractor.chunk)

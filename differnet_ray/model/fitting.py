@@ -93,7 +93,7 @@ class FeatureBank:
         block: where the block of a number lies; 4 E N t D bytes each.
         memory: bytes; a bank that is not larger is held in main memory, another stays where its blocks lie.
         threads: images whose features are computed at the same time; changes no result.
-        on_image: called after each image of each block, with how many of `n_steps` are done.
+        on_image: called after each image of each block, with how many of how many are done.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class FeatureBank:
         block: Callable[[int, tuple[int, int, int, int]], Block] = block_in_memory,
         memory: int = 0,
         threads: int = 1,
-        on_image: Callable[[int], None] = lambda done: None,
+        on_image: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.extractor, self.n_images, self.read = extractor, n_images, read
         self.transforms, self.config = transforms, config
@@ -140,7 +140,7 @@ class FeatureBank:
         for done, (position, features) in enumerate(zip(missing, found, strict=True), self.n_images - len(missing) + 1):
             block.features[:, position] = features
             block.checksums[position] = _checksum(features)  # after the features: a kill in between costs this image only
-            self.on_image(number * self.n_images + done)
+            self.on_image(number * self.n_images + done, self.n_steps)
         return np.array(block.features) if self.held else block.features
 
     def _features(self, position: int, image: Tensor, epochs: range) -> npt.NDArray[np.float32]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from differnet_ray.config import Recipe
 from differnet_ray.data.manifest import list_images, select
 from differnet_ray.data.model_store import Backbone, ModelStore
@@ -36,6 +38,7 @@ def job_of(data: str, folder: str, recipe: Recipe) -> FitJob:
 
 def undisturbed(job: FitJob) -> dict[str, tuple[str, float]]:
     """What the models are when they are fitted one by one, without Ray and without checkpoints."""
+    torch.set_num_threads(1)  # as workers do
     effort = Effort(checkpoint_seconds=1e9)
     for category in job.listing.categories:
         fit_category(job, category, "cpu", effort)

@@ -19,7 +19,6 @@ from differnet_ray.data.storage import canonical
 from differnet_ray.errors import ModelStoreError
 from differnet_ray.fit_state import MAX_DEATHS, CategoryQueue
 from differnet_ray.stages import ScoreImages
-from differnet_ray.verbs import run_fit
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 
@@ -43,28 +42,6 @@ def test_a_model_equals_the_one_fitted_alone_without_ray(
     assert alone == fitted(canonical(models))
 
 
-def test_what_cannot_be_used_is_named_and_does_not_stop_the_rest(
-    factory: Path, tiny_recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, models = tmp_path / "data", tmp_path / "models"
-    shutil.copytree(factory / "lid", data / "lid")
-    shutil.copytree(factory / "lid" / "train" / "good", data / "dark" / "train" / "good")
-    (data / "lid" / "train" / "good" / "99.jpg").write_bytes(b"this is text")
-    models.mkdir()
-    (models / "dark").write_text("a file stands where the category's folder must go")
-
-    states = run_fit(str(data), str(models), (), tiny_recipe, "random", max_parallel=2)
-
-    assert {category: state.status for category, state in states.items()} == {"dark": "failed", "lid": "fitted"}
-    assert str(states["dark"].error).startswith("StorageError: cannot write")
-    result = states["lid"].result
-    assert result is not None
-    assert (result.n_fitted + result.n_calibrated, len(result.skipped)) == (12, 1)
-    assert "99.jpg" in capsys.readouterr().err
-    record = ModelStore(canonical(str(models))).record("lid")
-    assert [uri.rsplit("/", 1)[1] for uri in record["lineage"]["skipped"]] == ["99.jpg"]
-
-
 def test_garbage_among_good_categories_fails_alone_with_its_reason(factory: Path, tmp_path: Path) -> None:
     data, models = tmp_path / "data", tmp_path / "models"
     shutil.copytree(factory, data)
@@ -75,19 +52,28 @@ def test_garbage_among_good_categories_fails_alone_with_its_reason(factory: Path
     torn = data / "torn" / "train" / "good"
     shutil.copy(data / "lid" / "train" / "good" / "00.jpg", torn)
     (torn / "01.jpg").write_bytes((torn / "00.jpg").read_bytes()[:500])
+    (data / "lid" / "train" / "good" / "99.jpg").write_bytes(b"this is text")
+    shutil.copytree(data / "lid" / "train", data / "dark" / "train")
+    models.mkdir()
+    (models / "dark").write_text("a file stands where the category's folder must go")
     options = ["--preset", "demo", "--image-size", "64", "--scales", "1", "--backbone-weights", "random"]
     command = ["fit", "--data", str(data), "--models", str(models), *options, "--scratch", str(tmp_path / "scratch")]
 
     result = CliRunner().invoke(cli.main, command)
 
     assert result.exit_code == 1, result.output
-    assert ModelStore(canonical(str(models))).categories() == ["lid", "plate"]
+    store = ModelStore(canonical(str(models)))
+    assert store.categories() == ["lid", "plate"]
     lines = {line.split()[0].rstrip(":"): line for line in result.stdout.splitlines() if line}
     assert "FitError: category 'empty' has 0 usable good images, expected at least 2; 3 cannot be used" in lines["empty"]
     assert "has 1 usable good images" in lines["torn"]
     assert "01.jpg" in lines["torn"]
+    assert "StorageError: cannot" in lines["dark"]
+    assert "99.jpg: unreadable" in result.stderr
+    assert [uri.rsplit("/", 1)[1] for uri in store.record("lid")["lineage"]["skipped"]] == ["99.jpg"]
     rows = [line.split() for line in result.stdout.splitlines()]
     assert {row[0]: row[-1] for row in rows if row and row[-1] in ("fitted", "failed")} == {
+        "dark": "failed",
         "empty": "failed",
         "lid": "fitted",
         "plate": "fitted",

@@ -248,7 +248,7 @@ def test_images_are_read_once_for_a_block_of_epochs(
 ) -> None:
     done: list[int] = []
     config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs, transforms_per_image=1)
-    bank = bank_of(tiny_extractor, images[:2], TransformConfig(), config, on_image=done.append)
+    bank = bank_of(tiny_extractor, images[:2], TransformConfig(), config, on_image=lambda n, total: done.append(n))
     for epoch in range(2 * epochs):
         bank.epoch(epoch)
         seen = min(epoch + 1, bank.n_epochs)
@@ -300,7 +300,7 @@ def test_a_block_that_outlived_its_bank_is_filled_up_and_a_damaged_image_is_comp
 
 def test_a_pooled_bank_holds_what_the_model_will_score_once_for_all_epochs(tiny_extractor: Extractor, images: Tensor) -> None:
     config, calls = TransformConfig(n_transforms=5, pooled=True), []
-    bank = bank_of(tiny_extractor, images[:3], config, CONFIG, on_image=calls.append)
+    bank = bank_of(tiny_extractor, images[:3], config, CONFIG, on_image=lambda n, total: calls.append(n))
     net = DifferNet(tiny_extractor, Flow(256, FLOW, seed=0), fixed_transforms(config), pooled=True)
     expected = torch.stack([net.features(image).mean(dim=0, keepdim=True) for image in images[:3]])
     assert all(torch.equal(bank.epoch(epoch), expected) for epoch in range(3))
@@ -311,7 +311,7 @@ def test_a_pooled_bank_holds_what_the_model_will_score_once_for_all_epochs(tiny_
 def test_a_fit_computes_no_features_twice(tiny_extractor: Extractor, images: Tensor, epochs: int, fresh_epochs: int) -> None:
     calls: list[int] = []
     config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
-    fitted(bank_of(tiny_extractor, images[:2], TransformConfig(), config, on_image=calls.append), config)
+    fitted(bank_of(tiny_extractor, images[:2], TransformConfig(), config, on_image=lambda n, total: calls.append(n)), config)
     assert calls == [1, 2]
 
 
@@ -321,7 +321,7 @@ def test_a_subset_has_the_features_of_its_bank_and_computes_none(
 ) -> None:
     calls: list[int] = []
     config = replace(CONFIG, epochs=epochs, fresh_epochs=fresh_epochs)
-    bank = bank_of(tiny_extractor, images[:4], TransformConfig(), config, on_image=calls.append)
+    bank = bank_of(tiny_extractor, images[:4], TransformConfig(), config, on_image=lambda n, total: calls.append(n))
     for positions in ([3, 1], [0, 1, 2]):
         part = BankSubset(bank, positions)
         for epoch in range(epochs):
