@@ -35,7 +35,7 @@ class Door(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            click.echo("Interrupted: the same command goes on where it was.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
 
 
@@ -170,7 +170,7 @@ def fit(
 
 @main.command()
 @_config
-@click.option("--input", "inputs", required=True, multiple=True, help="Folder or s3:// prefix of images (repeatable).")
+@click.option("--input", "inputs", required=True, multiple=True, help="Folder, archive or manifest of images (repeatable).")
 @_models
 @_output
 @click.option("--category", metavar="NAME", help="Category of all images; default: from their paths.")
@@ -181,6 +181,7 @@ def fit(
 @click.option("--maps", type=click.Choice(["none", "flagged", "all"]), default="flagged", show_default=True)
 @click.option("--model", "versions", multiple=True, callback=_versions, metavar="NAME=VERSION", help="Not the latest.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.")
+@click.option("--resume/--no-resume", default=True, help="Go on where the same command was killed; default, or begin anew.")
 @_json
 @click.pass_context
 def score(ctx: click.Context, /, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:

@@ -8,6 +8,7 @@
     ├── TableError                 a table does not have its declared schema
     ├── ImageError                 one image cannot be used; carries the `status` of its row
     ├── FitError                   a category could not be fitted
+    ├── LeaseError                 another process works on the same run
     └── ReconciliationError        the rows of a run are not the images of its manifest
 
 Every exception carries one message for people: what, where, what was expected, what to do.
@@ -66,6 +67,10 @@ class ImageError(DifferNetError):
 
 class FitError(DifferNetError):
     """A category could not be fitted."""
+
+
+class LeaseError(DifferNetError):
+    """Another process works on the same run."""
 
 
 class ReconciliationError(DifferNetError):

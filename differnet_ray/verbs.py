@@ -138,6 +138,7 @@ def run_score(
     n_transforms: int | None = None,
     maps: Any = "flagged",
     versions: Mapping[str, str] | None = None,
+    resume: bool = True,
 ) -> dict[str, Any]:
     """`score` of a listing, checked before any work; returns the content of the run file."""
     from differnet_ray.data.results import plan_run, published
@@ -166,7 +167,7 @@ def run_score(
     if done is not None:
         click.echo(f"run {run.run_id} has been published already, at {done['finished_at']}: nothing to do", err=True)
         return done
-    job = ScoreJob(run=run, listing=listing, models=models, output=output, n_transforms=n_transforms, maps=maps)
+    job = ScoreJob(run=run, listing=listing, models=models, output=output, n_transforms=n_transforms, maps=maps, resume=resume)
     with cluster(), Reporter("images") as reporter:
         return score_archive(
             job,

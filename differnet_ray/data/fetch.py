@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from differnet_ray.data.archives import archive_kind, read_members
-from differnet_ray.data.images import DecodedImage, check_size, decode
+from differnet_ray.data.decoders import DECODERS
+from differnet_ray.data.images import DecodedImage, check_size
 from differnet_ray.data.storage import READ_THREADS, read_bytes, read_range
 from differnet_ray.data.tables import FETCHED, extend
 from differnet_ray.errors import DifferNetError, ImageError, StorageError
@@ -101,7 +102,7 @@ def _decoded(image: tuple[bytes | DifferNetError, int]) -> DecodedImage | Differ
     if isinstance(content, DifferNetError):
         return content
     try:
-        return decode(content, size=size)
+        return DECODERS.decode(content, size)
     except ImageError as error:
         return error
 

@@ -4,6 +4,9 @@
     OUTPUT/maps/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
     OUTPUT/runs/RUN_ID.json
     OUTPUT/_staging/RUN_ID/{manifest,rows}/*.parquet      work in progress; no reader looks here
+    OUTPUT/_staging/RUN_ID/fingerprint                    of what the work is
+    OUTPUT/_staging/RUN_ID.lease.json                     who does it
+    OUTPUT/_staging/RUN_ID/done/                          ids of finished rows, kept by Ray Data
 
 Publishing replaces what the same (dt, category) held: new files first, then the run file, then removal of the old ones.
 """
@@ -101,11 +104,35 @@ def published(output: str, run: Run) -> dict[str, Any] | None:
     return record
 
 
-def write_manifest(output: str, run: Run, manifest: pa.Table) -> str:
-    """Stages the manifest as Parquet, which the job reads; returns the URI of its folder."""
-    uri = staging(output, run, "manifest")
+def stage_manifest(output: str, run: Run, manifest: pa.Table) -> str:
+    """Stages the manifest as Parquet, which the job reads; returns the URI of its folder.
+
+    What a run of the same fingerprint staged before it was killed stays, that of another under the same id goes.
+    """
+    uri, mark = staging(output, run, "manifest"), staging(output, run, "fingerprint")
+    try:
+        if read_bytes(mark).decode() == run.fingerprint:
+            return uri
+    except FileNotFoundError:
+        pass
+    for part in ("manifest", "rows", "done"):
+        delete(staging(output, run, part))
     write_bytes(join(uri, "manifest.parquet"), _parquet(manifest, row_group_size=10_000))
+    write_bytes(mark, run.fingerprint.encode())
     return uri
+
+
+def staged_counts(output: str, run: Run) -> dict[str, int]:
+    """Rows that a run has staged so far, by status."""
+    counts: dict[str, int] = {}
+    for uri in _files(staging(output, run, "rows")):
+        try:
+            statuses = pq.read_table(io.BytesIO(read_bytes(uri)), columns=["status"])["status"]
+        except (pa.ArrowException, FileNotFoundError):  # cut off by a kill: Ray Data removes it
+            continue
+        for entry in statuses.value_counts().to_pylist():
+            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+    return counts
 
 
 def publish(output: str, run: Run, manifest: pa.Table, libraries: Mapping[str, str]) -> dict[str, Any]:
@@ -224,7 +251,8 @@ def _reconcile(manifest: pa.Table, staged: pa.Table, run: Run) -> None:
     if lost or unknown or repeated or undecided:
         raise ReconciliationError(
             f"run {run.run_id} does not reconcile and was not published: of {len(expected)} images {lost} have no row, "
-            f"{unknown} rows have no image, {repeated} rows are repeated, {undecided} have no known status"
+            f"{unknown} rows have no image, {repeated} rows are repeated, {undecided} have no known status; --no-resume scores "
+            "all of them again"
         )
 
 

@@ -38,6 +38,7 @@ from differnet_ray.fit_state import DONE, FAILED, FITTED, MAX_DEATHS, UNCHANGED,
 
 LOOKUPS = 16  # threads that look for models of an earlier run
 SECONDS_BETWEEN_ASKING = 0.5
+SECONDS_BETWEEN_NEWS = 0.2  # a small flow has a hundred epochs a second: telling of each would take longer than they do
 NODES_LOST = 100  # in one run; a category that kills its worker is given up before it counts here
 SECONDS_BETWEEN_RESIZES = 3600.0  # a resized group goes on from checkpoints, so it is not worth doing often
 
@@ -158,12 +159,23 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _fit(job: FitJob, category: str, plan: FitPlan, queue: Any) -> dict[str, Any]:
     """What became of a category."""
+    news: dict[str, Any] = {}
+    told = time.monotonic()
+
+    def tell(**changes: Any) -> None:
+        nonlocal told
+        news.update(changes)
+        if time.monotonic() - told >= SECONDS_BETWEEN_NEWS:
+            queue.report.remote(category, **news)
+            news.clear()
+            told = time.monotonic()
+
     effort = Effort(
         threads=1 if plan.gpus else plan.cpus,
         bank_memory=job.bank_memory,
         checkpoint_seconds=job.checkpoint_seconds,
-        on_progress=lambda progress: queue.report.remote(category, progress=progress),
-        on_checkpoint=lambda: queue.report.remote(category, deaths=0),
+        on_progress=lambda progress: tell(progress=progress),
+        on_checkpoint=lambda: tell(deaths=0),
     )
     try:
         return {"status": FITTED, "result": fit_category(job, category, "cuda" if plan.gpus else "cpu", effort)}

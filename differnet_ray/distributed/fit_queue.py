@@ -23,7 +23,7 @@ class FitQueue(CategoryQueue):
         """As `CategoryQueue.report`."""
         super().report(category, **changes)
         progress = changes.get("progress")
-        if progress is not None and progress.phase == "epochs":
+        if progress is not None and progress.loss is not None:
             self._epoch.set(progress.done, {"category": category})
             self._loss.set(progress.loss, {"category": category})
         if changes.get("status") in DONE:

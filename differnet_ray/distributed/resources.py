@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ THREADS_PER_ACTOR = 4  # convolutions of one image stop gaining from more
 def cluster() -> Iterator[None]:
     """Connects to the cluster that `RAY_ADDRESS` or the surrounding Ray job names, else starts a local one.
 
-    A connection that is there already is used and left open.
+    A connection that is there already is used and left open. In the block SIGTERM interrupts, as Ctrl-C does.
     """
     if ray.is_initialized():
         yield
@@ -28,9 +29,11 @@ def cluster() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the process at once
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, before)
         ray.shutdown()
 
 

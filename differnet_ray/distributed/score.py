@@ -16,13 +16,16 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from differnet_ray.data.fetch import FetchImages
+from differnet_ray.data.lease import lease
 from differnet_ray.data.manifest import Listing
 from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.results import Run, publish, staging, write_manifest
+from differnet_ray.data.results import Run, publish, stage_manifest, staged_counts, staging
 from differnet_ray.data.storage import arrow_filesystem, delete
 from differnet_ray.distributed.resources import plan_score, watched
+from differnet_ray.distributed.resume import resumable
 from differnet_ray.distributed.status_counts import StatusCounts
 from differnet_ray.errors import ConfigError, DifferNetError
 from differnet_ray.stages import MapGradients, Maps, ScoreImages, best_device
@@ -43,6 +46,7 @@ class ScoreJob:
         maps: which images get a gradient map.
         n_actors: scoring actors; None: as many as the cluster holds.
         batch_size: images that an actor takes at a time; changes no result.
+        resume: keep the rows that a killed run of the same finished.
     """
 
     run: Run
@@ -53,6 +57,7 @@ class ScoreJob:
     maps: Maps = "flagged"
     n_actors: int | None = None
     batch_size: int = ROWS_PER_BLOCK
+    resume: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def models_in_use(
 def score_archive(
     job: ScoreJob, image_sizes: Mapping[str, int], on_progress: Callable[[ScoreProgress], None]
 ) -> dict[str, Any]:
-    """Scores every image of the job and publishes the rows.
+    """Scores every image of the job and publishes the rows; those that a killed run of the same finished are kept.
 
     Args:
         job: what to score.
@@ -115,14 +120,19 @@ def score_archive(
 
     Raises:
         ReconciliationError: an image has no row, or two.
+        LeaseError: another process works on the same run.
     """
     total = job.listing.table.num_rows
-    delete(staging(job.output, job.run))  # left by a run that was killed
-    manifest = write_manifest(job.output, job.run, job.listing.table)
-    counter: Any = ray.remote(num_cpus=0)(StatusCounts).remote()
-    with watched(lambda: _progress(ray.get(counter.counts.remote()), total), on_progress):
-        _run_plan(job, image_sizes, manifest, counter)
-    return publish(job.output, job.run, job.listing.table, library_versions())
+    with lease(staging(job.output, job.run) + ".lease.json"):
+        if not job.resume:
+            delete(staging(job.output, job.run))
+        manifest = stage_manifest(job.output, job.run, job.listing.table)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        counter: Any = ray.remote(num_cpus=0)(StatusCounts).options(scheduling_strategy=here).remote()
+        ray.get(counter.add.remote(staged_counts(job.output, job.run)))
+        with watched(lambda: _progress(ray.get(counter.counts.remote()), total), on_progress):
+            _run_plan(job, image_sizes, manifest, counter)
+        return publish(job.output, job.run, job.listing.table, library_versions())
 
 
 def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, counter: Any) -> None:
@@ -171,7 +181,8 @@ def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, coun
     )
     filesystem, path = arrow_filesystem(staging(job.output, job.run, "rows"))
     try:
-        rows.write_parquet(path, filesystem=filesystem)
+        with resumable(staging(job.output, job.run, "done")):
+            rows.write_parquet(path, filesystem=filesystem)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, DifferNetError) else None
         raise cause or DifferNetError(f"the scoring job failed: {error.cause or error}") from error

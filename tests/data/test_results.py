@@ -35,7 +35,7 @@ from staged_runs import (
 
 from differnet_ray.data import results
 from differnet_ray.data.manifest import check_category
-from differnet_ray.data.results import publish, published, read_table, staging, write_manifest
+from differnet_ray.data.results import publish, published, read_table, stage_manifest, staging
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, STATUSES, Table, conform
 from differnet_ray.errors import ConfigError, ReconciliationError, TableError
@@ -276,15 +276,15 @@ def test_staged_rows_of_another_schema_are_refused_and_nothing_is_published(outp
 
 def test_staging_is_removed_once_a_run_is_published_and_others_keep_theirs(output: str) -> None:
     run, other = a_run(), a_run(n_transforms="4")
-    write_manifest(output, other, SMALL)
-    write_manifest(output, run, SMALL)
+    stage_manifest(output, other, SMALL)
+    stage_manifest(output, run, SMALL)
     published_run(output, run)
     assert list(files(output, "_staging")) == [f"{other.run_id}/manifest/manifest.parquet"]
 
 
 def test_the_staged_manifest_is_the_manifest(output: str) -> None:
     run = a_run()
-    uri = write_manifest(output, run, SMALL)
+    uri = stage_manifest(output, run, SMALL)
     assert uri == staging(output, run, "manifest") == f"{output}/_staging/{run.run_id}/manifest"
     assert pq.read_table(uri.removeprefix("file://")).equals(SMALL)
 

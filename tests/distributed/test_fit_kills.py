@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from fit_jobs import EPOCHS_BEFORE_A_KILL, fitted, in_epochs, job_of, nothing_is_left, undisturbed
 from s3fs import S3FileSystem
 
@@ -86,8 +89,14 @@ def test_a_category_that_kills_its_process_is_given_up_and_the_others_are_publis
     # no checkpoints: each try begins anew and would last long enough to be seen
     job = replace(job_of(three, str(tmp_path), tiny_recipe.override(epochs=400)), checkpoint_seconds=1e9)
     killed: list[str] = []
+    metrics: set[str] = set()
+    node = ray.nodes()[0]
+    port = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 
     def kill(states: Mapping[str, CategoryState]) -> None:
+        with urllib.request.urlopen(port, timeout=10) as answer:
+            found = re.findall(r'^ray_(differnet_fit_\w+){.*?(?:category|status)="(\w+)"', answer.read().decode(), re.MULTILINE)
+        metrics.update(f"{name} {tag}" for name, tag in found)
         state = states["case"]
         if state.status == "running" and state.worker not in killed:
             killed.append(state.worker)
@@ -102,6 +111,7 @@ def test_a_category_that_kills_its_process_is_given_up_and_the_others_are_publis
     }
     assert f"its process died {MAX_DEATHS} times" in str(states["case"].error)
     assert ModelStore(job.models).categories() == ["lid", "plate"]
+    assert metrics >= {"differnet_fit_epoch plate", "differnet_fit_loss plate", "differnet_fit_categories_total fitted"}
 
 
 def test_a_node_is_lost(
