@@ -11,13 +11,16 @@ ifneq ($(wildcard $(TEST_DATA)),)
 export DIFFERNET_TEST_DATA ?= $(TEST_DATA)
 endif
 
-.PHONY: demo test s3-server lint types bench lock clean
+.PHONY: demo test test-slow s3-server lint types bench lock clean
 
 demo: $(STAMP)  ## archive, fit, score, evaluate and a query, on images that it makes itself
 	$(BIN)/differnet-ray demo --dir demo
 
 test: $(STAMP) $(S3_STAMP)  ## the whole suite
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) $(S3_STAMP)  ## what is too slow for every change
+	$(BIN)/python -m pytest -m slow
 
 s3-server: $(S3_STAMP)  ## what the tests of storage on S3 start: OpenStack Swift
 

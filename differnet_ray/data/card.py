@@ -24,16 +24,20 @@ def card(record: Mapping[str, Any]) -> str:
 def _rows(record: Mapping[str, Any]) -> dict[str, str]:
     decision, lineage, recipe = record["decision"], record["lineage"], record["recipe"]
     extractor, losses, test = recipe["extractor"], lineage["losses"], lineage.get("test")
-    fits = f"{lineage['n_fits']} {'fit' if lineage['n_fits'] == 1 else 'fits'} in {lineage['seconds']:.0f} s"
+    fits = f"{_count(lineage['n_fits'], 'fit')} in {lineage['seconds']:.0f} s"
+    loss = f"{losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last" if len(losses) > 1 else f"{losses[0]:.3f}"
+    transforms = _count(len(record["transforms"]["angles"]), "transform")
     memory = f", {lineage['peak_memory'] / 1e9:.1f} GB of memory" if lineage.get("peak_memory") else ""
     rows = {
         "data": ", ".join(lineage["data"]),
         "good images": f"{lineage['n_fitted']} fitted, {lineage['n_held_out']} held out, {len(lineage['skipped'])} skipped",
         "backbone": f"{record['backbone']['name']}, {extractor['n_scales']} scales from {extractor['image_size']} pixels",
-        "flow": f"{recipe['flow']['n_blocks']} blocks, {recipe['flow']['hidden']} wide",
-        "fit": f"{len(losses)} epochs, seed {recipe['fit']['seed']}, {fits} on {lineage['device']}{memory}",
-        "loss": f"{losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last",
-        "scores": f"mean over {len(record['transforms']['angles'])} transforms",
+        "flow": _flow(recipe["flow"]),
+        "fit": f"{_count(len(losses), 'epoch')}, seed {recipe['fit']['seed']}, {fits} on {lineage['device']}{memory}",
+        "loss": loss,
+        "scores": f"of features averaged over {transforms}"
+        if recipe["transforms"]["pooled"]
+        else f"averaged over {transforms}",
         "threshold": f"{decision['threshold']:.4f}",
         "review from": f"{decision['review_threshold']:.4f}",
     }
@@ -41,6 +45,12 @@ def _rows(record: Mapping[str, Any]) -> dict[str, str]:
         images = f"{test['n_good']:.0f} good and {test['n_anomalous']:.0f} anomalous test images"
         rows["AUROC"] = f"{100 * test['auroc']:.1f} % on {images}, by which nothing was chosen"
     return rows
+
+
+def _flow(flow: Mapping[str, Any]) -> str:
+    if flow["n_blocks"]:
+        return f"{_count(flow['n_blocks'], 'block')}, {flow['hidden']} wide"
+    return f"fixed layers only: power {flow['power']:g}, {flow['first_layer']}, shrinkage {flow['shrinkage']:g}"
 
 
 def _rests(decision: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
@@ -70,6 +80,10 @@ def _limits(image_size: int) -> list[str]:
 
 def _section(heading: str, items: list[str]) -> list[str]:
     return [f"## {heading}", "\n".join(f"- {item}" for item in items)] if items else []
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _cell(text: str) -> str:

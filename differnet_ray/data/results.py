@@ -115,6 +115,7 @@ def stage_manifest(output: str, run: Run, manifest: pa.Table) -> str:
             return uri
     except FileNotFoundError:
         pass
+    delete(mark)  # first: what is half removed must not be taken for whole
     for part in ("manifest", "rows", "done"):
         delete(staging(output, run, part))
     write_bytes(join(uri, "manifest.parquet"), _parquet(manifest, row_group_size=10_000))

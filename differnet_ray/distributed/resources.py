@@ -27,7 +27,9 @@ def cluster() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {}
+    if address == "local":  # two CPUs at least: see `plan_score`
+        local = {"include_dashboard": False, "num_cpus": max(2, os.cpu_count() or 1)}
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the process at once
     try:
@@ -67,8 +69,10 @@ def plan_score() -> ScorePlan:
     if gpus >= 1:
         return ScorePlan(n_actors=int(gpus), threads=1, cpus=0, score_gpus=0.75, map_gpus=0.25)
     threads = min(THREADS_PER_ACTOR, cores)
-    # one less than its threads: on a small machine the pool must leave a CPU for reads and writes, or the plan hangs
-    return ScorePlan(n_actors=max(1, cores // threads), threads=threads, cpus=threads - 1, score_gpus=0, map_gpus=0)
+    # On a small machine the pool must leave a CPU for the actor that drops finished rows, and one for reads and writes, or
+    # the plan hangs
+    cpus = max(0, min(threads - 1, cores - 2))
+    return ScorePlan(n_actors=max(1, cores // threads), threads=threads, cpus=cpus, score_gpus=0, map_gpus=0)
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,28 @@ writes one twice: files whose ids were not committed are removed, and finished i
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray.data
 from ray.data.checkpoint import CheckpointConfig
 
-from differnet_ray.data.storage import S3, arrow_filesystem
+from differnet_ray.data.storage import S3, arrow_filesystem, exists
+from differnet_ray.distributed.resources import cluster_size
 from differnet_ray.errors import DifferNetError
 
+CPUS_PER_FILTER = 16
 FILTER_BYTES = 100 * 2**20  # that the actor that knows finished ids reserves; Ray's own 1 GiB is too much for small machines
+_REFUSAL = "this plan could not be resumed after a kill: Ray Data resumes"
 
 
 @contextmanager
 def resumable(uri: str) -> Iterator[None]:
-    """Plans that are executed in the block keep the `image_id` of finished rows below a URI, and skip those kept there.
+    """A plan that is made and executed in the block keeps the `image_id` of finished rows below a URI, and skips those there.
 
     Raises:
-        DifferNetError: a plan is none that Ray Data can resume: it is not Read ... Write.
+        DifferNetError: the plan is none that Ray Data can resume: it is not Read ... Write, or was made outside of the block.
     """
     filesystem, path = arrow_filesystem(uri)
     config = CheckpointConfig(
@@ -34,20 +37,17 @@ def resumable(uri: str) -> Iterator[None]:
         delete_checkpoint_on_success=False,  # or a run that was killed before it was published would score all again
     )
     config.checkpoint_actor_memory_bytes = FILTER_BYTES
+    config.checkpoint_actor_pool_max_size = max(1, cluster_size()[0] // CPUS_PER_FILTER)  # each takes a CPU
     context = ray.data.DataContext.get_current()
-    planner, refusal = logging.getLogger("ray.data._internal.planner.planner"), _Refusal()
     context.checkpoint_config = config
-    planner.addHandler(refusal)
     try:
-        yield
+        with warnings.catch_warnings():  # Ray Data only warns where it cannot keep its promise
+            warnings.filterwarnings("error", message="You've enabled checkpointing, but")
+            yield
+    except UserWarning as error:
+        raise DifferNetError(f"{_REFUSAL} Read ... Write only") from error
+    else:
+        if not exists(uri):
+            raise DifferNetError(f"{_REFUSAL} plans that were made where its context says so")
     finally:
         context.checkpoint_config = None
-        planner.removeHandler(refusal)
-
-
-class _Refusal(logging.Handler):
-    """Ray Data only warns where it cannot keep its promise."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "doesn't support checkpointing" in record.getMessage():
-            raise DifferNetError("this plan could not be resumed after a kill: Ray Data resumes Read ... Write only")

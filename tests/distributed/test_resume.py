@@ -28,6 +28,9 @@ from differnet_ray.errors import DifferNetError
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 
 
+N = 128  # images of a scoring run, so that a kill hits its middle
+
+
 class Work:
     """Notes each row that it works on, and fails at one."""
 
@@ -54,7 +57,7 @@ def plan(tmp_path: Path, poison: int | None) -> ray.data.Dataset:
         batch_size=4,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=1,
+        num_cpus=0,  # two CPUs: one for the actor that drops finished rows, one for reads and writes
     )
 
 
@@ -74,10 +77,12 @@ def test_finished_rows_are_neither_lost_nor_worked_on_again(tmp_path: Path) -> N
 
 
 def test_a_plan_that_could_not_be_resumed_is_refused(tmp_path: Path) -> None:
-    rows = ray.data.from_items([{"image_id": "a"}])
     with pytest.raises(DifferNetError, match="could not be resumed"), resumable(canonical(str(tmp_path / "done"))):
-        rows.write_parquet(str(tmp_path / "rows"))
-    rows.write_parquet(str(tmp_path / "rows"))  # outside of the block nothing is kept
+        plan(tmp_path, poison=None).materialize()  # Read, but no Write
+    plan(tmp_path, poison=None).materialize()  # outside of the block nothing is kept
+    outside = plan(tmp_path, poison=None)
+    with pytest.raises(DifferNetError, match="could not be resumed"), resumable(canonical(str(tmp_path / "done"))):
+        outside.write_parquet(str(tmp_path / "rows"))
 
 
 @pytest.fixture
@@ -92,7 +97,7 @@ def test_the_driver_of_a_scoring_run_is_killed_and_no_finished_image_is_fetched_
 ) -> None:
     archive, output = tmp_path / "archive", tmp_path / "results"
     good = factory / "lid" / "train" / "good"
-    for i in range(240):
+    for i in range(N):
         target = archive / "lid" / "test" / "good" / f"{i:03d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(good / f"{i % 12:02d}.jpg", target)
@@ -127,7 +132,7 @@ def test_the_driver_of_a_scoring_run_is_killed_and_no_finished_image_is_fetched_
     assert stopped(signal.SIGKILL, len(first) + 16)[0] == -signal.SIGKILL
     done = finished()
     assert first < done
-    assert len(done) < 240
+    assert len(done) < N
     assert not (output / "scores").exists()
     for name in done:  # who fetched them again would find no image: as long, as old, so of the same listing
         path = Path(ids[name].removeprefix("file://"))
@@ -138,7 +143,7 @@ def test_the_driver_of_a_scoring_run_is_killed_and_no_finished_image_is_fetched_
     again = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr
     record = json.loads(again.stdout)
-    assert record["n_images"] == record["n_maps"] == 240
+    assert record["n_images"] == record["n_maps"] == N
     assert "unreadable" not in record["counts"]
     rows = read_table(canonical(str(output)), SCORES)
     assert sorted(rows["image_id"].to_pylist()) == sorted(ids)
