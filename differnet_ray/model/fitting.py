@@ -2,8 +2,8 @@
 
 Legend: N training images, t transforms per image and epoch, D features, H x W pixels, E epochs of a block.
 
-The extractor is frozen, so a feature never changes: the random transforms of image i in epoch e are drawn from
-(seed, e mod F, i) with F = `fresh_epochs`. Features are computed in blocks of epochs, when an epoch first needs them, and
+The extractor is frozen, so a feature never changes: the random transforms of image i in epoch e are the (e mod F)-th
+drawn from (seed, i), with F = `fresh_epochs`. Features are computed in blocks of epochs, when an epoch first needs them, and
 kept. F = epochs is the published recipe, a smaller F trades fresh rotations for time. Where features are pooled, every
 epoch has the same: one sample an image, the mean over the fixed transforms.
 """
