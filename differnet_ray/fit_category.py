@@ -281,6 +281,7 @@ def _noted() -> Iterator[list[str]]:
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("differnet_ray")
+    logger.setLevel(logging.WARNING)  # whatever Ray made of the root
     logger.addHandler(handler)
     try:
         yield notes

@@ -28,6 +28,7 @@ from differnet_ray.model.flow import Flow
 from differnet_ray.model.gradient_map import gradient_map
 from differnet_ray.model.scoring import score_image
 from differnet_ray.model.transforms import TransformSet
+from differnet_ray.threads import map_ahead
 
 Maps = Literal["none", "flagged", "all"]
 MODELS_IN_MEMORY = 4  # flows of the paper's size take 0.7 GB each
@@ -96,6 +97,7 @@ class ScoreImages:
         dt: day of the rows' partition.
         run_id: the run that the rows belong to.
         device: such as `cpu` or `cuda`.
+        threads: images that are scored at the same time; changes no result.
     """
 
     def __init__(
@@ -108,25 +110,27 @@ class ScoreImages:
         dt: date,
         run_id: str,
         device: str,
+        threads: int = 1,
     ) -> None:
-        self.models = LoadedModels(models, versions, device)
+        self.models, self.threads = LoadedModels(models, versions, device), threads
         self.n_transforms, self.maps, self.dt, self.run_id = n_transforms, maps, dt, run_id
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of `tables.FETCHED` -> the same rows of `tables.SCORED`."""
-        scored = [
-            {"status": status, "error": error, "pixels": None} if pixels is None else self._score(category, pixels)
-            for category, pixels, status, error in zip(
-                *(rows[name].to_pylist() for name in ("category", "pixels", "status", "error")), strict=True
-            )
-        ]
+        columns = (rows[name].to_pylist() for name in ("category", "pixels", "status", "error"))
+        images = (  # models are loaded here, by one thread
+            (None if pixels is None else self.models[category], pixels, status, error)
+            for category, pixels, status, error in zip(*columns, strict=True)
+        )
+        scored = list(map_ahead(lambda image: self._score(*image), images, self.threads))
         rows = rows.rename_columns({"size": "bytes"}).drop_columns(["offset", "pixels", "status", "error"])
         rows = rows.append_column("dt", pa.repeat(pa.scalar(self.dt), rows.num_rows))
         rows = rows.append_column("run_id", pa.repeat(pa.scalar(self.run_id), rows.num_rows))
         return extend(rows, scored, SCORED)
 
-    def _score(self, category: str, pixels: bytes) -> dict[str, Any]:
-        model = self.models[category]
+    def _score(self, model: LoadedModel | None, pixels: bytes, status: str | None, error: str | None) -> dict[str, Any]:
+        if model is None:
+            return {"status": status, "error": error, "pixels": None}
         stored, decision = model.stored, model.stored.decision
         score = score_image(model.net, _image(pixels, stored), self.n_transforms)
         row: dict[str, Any] = {
@@ -163,21 +167,24 @@ class MapGradients:
         models: canonical URI of the model store.
         versions: category to version.
         device: such as `cpu` or `cuda`.
+        threads: images that are mapped at the same time; changes no result.
     """
 
-    def __init__(self, *, models: str, versions: Mapping[str, str], device: str) -> None:
-        self.models = LoadedModels(models, versions, device)
+    def __init__(self, *, models: str, versions: Mapping[str, str], device: str, threads: int = 1) -> None:
+        self.models, self.threads = LoadedModels(models, versions, device), threads
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of `tables.SCORED` -> the same rows of `tables.STAGED`."""
-        mapped = [
-            {} if pixels is None else self._map(category, pixels)
+        images = (
+            (None if pixels is None else self.models[category], pixels)
             for category, pixels in zip(rows["category"].to_pylist(), rows["pixels"].to_pylist(), strict=True)
-        ]
+        )
+        mapped = list(map_ahead(lambda image: self._map(*image), images, self.threads))
         return extend(rows.drop_columns(["pixels", "peak_x", "peak_y", "area_fraction"]), mapped, STAGED)
 
-    def _map(self, category: str, pixels: bytes) -> dict[str, Any]:
-        model = self.models[category]
+    def _map(self, model: LoadedModel | None, pixels: bytes) -> dict[str, Any]:
+        if model is None:
+            return {}
         stored = model.stored
         gradient = gradient_map(model.net, _image(pixels, stored), stored.recipe.maps).cpu().numpy()
         gradient = gradient / stored.decision.map_unit

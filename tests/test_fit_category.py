@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -262,6 +263,7 @@ def test_labelled_images_are_measured_and_decide_nothing(run: Run, tiny_recipe: 
     assert (result.auroc, without.lineage.test) == (None, None)
     shutil.copytree(factory / "lid" / "test", good.parents[1] / "test")
     (good.parents[1] / "test" / "good" / "broken.jpg").write_bytes(b"")
+    time.sleep(1.1)  # a version is named after its second and content, and is written once
     result, model = run(tiny_recipe)
     assert model.lineage.test == {"auroc": result.auroc, "n_good": 4, "n_anomalous": 4}
     assert result.auroc is not None

@@ -65,7 +65,8 @@ class _Child:
         answer = json.loads(self._pipe.recv_bytes())
         if "reason" in answer:
             raise ImageError(answer["status"], answer["reason"])
-        pixels = np.frombuffer(self._pipe.recv_bytes(), np.uint8).reshape(size, size, 3)
+        pixels = np.empty((size, size, 3), np.uint8)
+        self._pipe.recv_bytes_into(pixels.reshape(-1))
         return DecodedImage(pixels, answer["width"], answer["height"])
 
 

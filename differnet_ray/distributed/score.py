@@ -197,18 +197,18 @@ def _progress(counts: Mapping[str, int], total: int) -> ScoreProgress:
 
 
 class ScoringActor(ScoreImages):
-    """`ScoreImages` with its share of the cores."""
+    """`ScoreImages` with its share of the cores: images side by side, each by one thread, whatever the cluster."""
 
-    def __init__(self, *, threads: int, **arguments: Any) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, **arguments: Any) -> None:
+        torch.set_num_threads(1)
         super().__init__(device=best_device(), **arguments)
 
 
 class MapActor(MapGradients):
     """`MapGradients` with its share of the cores, which also tells the counter what is done."""
 
-    def __init__(self, *, threads: int, counter: Any, **arguments: Any) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, *, counter: Any, **arguments: Any) -> None:
+        torch.set_num_threads(1)
         self.counter = counter
         super().__init__(device=best_device(), **arguments)
 

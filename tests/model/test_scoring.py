@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from random import Random
 
@@ -129,6 +130,7 @@ def test_exact_convolutions_turn_tf32_off_and_put_back_what_was_set() -> None:
 def test_a_chunk_that_does_not_fit_in_memory_is_halved_for_good_and_the_log_says_so(
     long_net: DifferNet, images: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="differnet_ray")
     model, expected = long_net, score_image(long_net, images[0]).anomaly_score
     layers = model.extractor.forward
     largest: list[int] = []
