@@ -24,13 +24,12 @@ import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from differnet_ray.data.fit_work import WORK_FOLDER, FitWork
 from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.storage import arrow_filesystem, delete, exists, join
 from differnet_ray.distributed.fit_queue import FitQueue
-from differnet_ray.distributed.resources import FitPlan, watched
+from differnet_ray.distributed.resources import FitPlan, beside_driver, watched
 from differnet_ray.errors import DifferNetError, StorageError
 from differnet_ray.fit_category import FitJob, fit_category
 from differnet_ray.fit_flows import Effort
@@ -84,9 +83,7 @@ def fit_categories(
     Returns:
         The final state of every category, `fitted` or `failed`.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # it lives as long as the driver
-    actor: Any = ray.remote(num_cpus=0)(FitQueue)
-    queue = actor.options(scheduling_strategy=here).remote(categories)
+    queue = beside_driver(FitQueue, categories)
     # Named after the whole job, so that the same command finds, and removes, what a killed run left
     name = hashlib.sha256("".join(map(job.fingerprint, job.listing.categories)).encode()).hexdigest()[:16]
     run = join(job.models, WORK_FOLDER, f"train-{name}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
 THREADS_PER_ACTOR = 4  # convolutions of one image stop gaining from more
@@ -37,6 +38,13 @@ def cluster() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def beside_driver(kind: type, *arguments: Any) -> Any:
+    """An actor that takes no CPU, on the driver's own node: it lives as long as the driver, whatever other nodes do."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(num_cpus=0)(kind)
+    return actor.options(scheduling_strategy=here).remote(*arguments)
 
 
 def cluster_size() -> tuple[int, float]:

@@ -16,7 +16,6 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.lease import lease
@@ -24,7 +23,7 @@ from differnet_ray.data.manifest import Listing
 from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.results import Run, publish, stage_manifest, staged_counts, staging
 from differnet_ray.data.storage import arrow_filesystem, delete
-from differnet_ray.distributed.resources import plan_score, watched
+from differnet_ray.distributed.resources import beside_driver, plan_score, watched
 from differnet_ray.distributed.resume import resumable
 from differnet_ray.distributed.status_counts import StatusCounts
 from differnet_ray.errors import ConfigError, DifferNetError
@@ -127,8 +126,7 @@ def score_archive(
         if not job.resume:
             delete(staging(job.output, job.run))
         manifest = stage_manifest(job.output, job.run, job.listing.table)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        counter: Any = ray.remote(num_cpus=0)(StatusCounts).options(scheduling_strategy=here).remote()
+        counter = beside_driver(StatusCounts)
         ray.get(counter.add.remote(staged_counts(job.output, job.run)))
         watching = watched(lambda: _progress(ray.get(counter.counts.remote()), total), on_progress)
         with watching, resumable(staging(job.output, job.run, "done")):
