@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from differnet_ray import __version__
 from differnet_ray.config import PRESETS, preset
 from differnet_ray.errors import ConfigError, DifferNetError, ModelStoreError
 from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
+
+if TYPE_CHECKING:
+    from differnet_ray.stages import Maps
 
 EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
 # Options of fit that say how it works, in contrast to what the recipe is
@@ -61,6 +64,19 @@ def _day(_: click.Context, __: click.Parameter, value: str | None) -> date:
         return date.fromisoformat(value)
     except ValueError as error:
         raise ConfigError(f"--date {value!r}: expected YYYY-MM-DD") from error
+
+
+def _actors(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    least, most = value.partition(":")[::2]
+    try:
+        numbers = int(least), int(most or least)
+    except ValueError:
+        numbers = 0, 0
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise ConfigError(f"--score-actors {value}: expected MIN:MAX, such as 1:8, or one number")
+    return numbers
 
 
 def _versions(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -180,21 +196,17 @@ def fit(
 @click.option("--transforms", "n_transforms", type=click.IntRange(min=1), help="Use the first N of a model's transforms.")
 @click.option("--maps", type=click.Choice(["none", "flagged", "all"]), default="flagged", show_default=True)
 @click.option("--model", "versions", multiple=True, callback=_versions, metavar="NAME=VERSION", help="Not the latest.")
+@click.option("--require-models", is_flag=True, help="Refuse images of categories without a model: else they are rows.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.")
+@click.option("--score-actors", "actors", callback=_actors, metavar="MIN:MAX", help="Default: what suits the cluster.")
 @click.option("--resume/--no-resume", default=True, help="Go on where the same command was killed; default, or begin anew.")
 @_json
 @click.pass_context
 def score(ctx: click.Context, /, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Score an archive of images and land the results in Parquet."""
-    from differnet_ray.data.manifest import list_images
     from differnet_ray.verbs import run_score
 
-    listing = list_images(
-        inputs, category=options.pop("category"), path_pattern=options.pop("path_pattern"), limit=options.pop("limit")
-    )
-    if listing.skipped:
-        click.echo("not scored: " + ", ".join(f"{n} files ({why})" for why, n in listing.skipped.items()), err=True)
-    record = run_score(listing, **options)
+    record = run_score(inputs, **options)
     from differnet_ray.summaries import not_scored, run_table
 
     click.echo(json.dumps(record, indent=2) if as_json else run_table(record))
@@ -226,7 +238,7 @@ def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], a
     digests = [digest for _, digest in in_use.values()]
     rows = stored_scores(canonical(output), listing.table, digests)
     if rows is None:
-        maps = "all" if has_masks(listing.table["uri"].to_pylist()) else "flagged"
+        maps: Maps = "all" if has_masks(listing.table["uri"].to_pylist()) else "flagged"
         record = run_score(listing, models=models, output=output, dt=datetime.now(UTC).date(), maps=maps)
         click.echo(f"scored {record['n_images']} images in run {record['run_id']}", err=True)
         rows = stored_scores(canonical(output), listing.table, digests)

@@ -4,6 +4,8 @@
     ├── ConfigError                exit code 2: wrong usage or configuration, said before any work
     │   └── WeightsError           pretrained weights cannot be found, or do not fit AlexNet
     ├── StorageError               a location cannot be listed, read or written
+    │   ├── ReplacedError          a file is another one than was listed
+    │   └── UnavailableError       the storage as a whole does not answer, or refuses us
     ├── ModelStoreError            a stored model is missing, incomplete or damaged
     ├── TableError                 a table does not have its declared schema
     ├── ImageError                 one image cannot be used; carries the `status` of its row
@@ -40,6 +42,14 @@ class StorageError(DifferNetError):
     """A location cannot be listed, read or written."""
 
 
+class ReplacedError(StorageError):
+    """A file is another one than was listed."""
+
+
+class UnavailableError(StorageError):
+    """The storage as a whole does not answer, or refuses us: no use in trying the next file."""
+
+
 class ModelStoreError(DifferNetError):
     """A stored model is missing, incomplete or damaged."""
 
@@ -52,7 +62,7 @@ class ImageError(DifferNetError):
     """One image cannot be used.
 
     Args:
-        status: the `status` of the image's row: `unreadable`, `unsupported`, `too_large` or `missing`.
+        status: the `status` of the image's row: `unreadable`, `unsupported`, `too_large`, `missing` or `failed`.
         reason: one sentence for people; becomes the `error` of the row.
     """
 

@@ -5,6 +5,7 @@ Heavy modules are imported inside the functions, after the checks that do not ne
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,13 @@ from differnet_ray.config import Recipe
 from differnet_ray.errors import ConfigError
 
 if TYPE_CHECKING:
+    from differnet_ray.data.manifest import Listing
     from differnet_ray.data.model_store import Arrays, Backbone
+    from differnet_ray.distributed.score import ScoreProgress
     from differnet_ray.fit_state import CategoryState
+    from differnet_ray.stages import Maps
+
+CATEGORIES_SHOWN = 8  # of those in work: images come sorted by category, so they are few
 
 
 def run_fit(
@@ -129,59 +135,112 @@ def _fit_tasks(states: Mapping[str, CategoryState]) -> dict[str, tuple[int, int,
 
 
 def run_score(
-    listing: Any,
+    images: Listing | Sequence[str],
     *,
     models: str,
     output: str,
     dt: date,
+    category: str | None = None,
+    path_pattern: str | None = None,
+    limit: int | None = None,
     run_id: str | None = None,
     n_transforms: int | None = None,
-    maps: Any = "flagged",
+    maps: Maps = "flagged",
     versions: Mapping[str, str] | None = None,
+    require_models: bool = False,
+    actors: tuple[int, int] | None = None,
     resume: bool = True,
 ) -> dict[str, Any]:
-    """`score` of a listing, checked before any work; returns the content of the run file."""
-    from differnet_ray.data.results import plan_run, published
-    from differnet_ray.data.storage import canonical, check_writable
+    """`score`, checked before any work; returns the content of the run file.
+
+    Args:
+        images: locations, or a listing.
+        models: the model store.
+        output: the results.
+        dt: day of the results.
+        category: of all images of the locations; None: from manifests and paths.
+        path_pattern: what their paths say.
+        limit: keep the first so many of them.
+        run_id: as the option.
+        n_transforms: score with the first so many transforms of each model; all if None.
+        maps: which images get a gradient map.
+        versions: category to version, where it is not the latest.
+        require_models: refuse images of a category without a model; else they are rows of the status `no_model`.
+        actors: least and largest number of scoring actors.
+        resume: go on where a killed run of the same was, and do nothing where one was published; else begin anew.
+    """
+    from differnet_ray.data.index import Naming, sources_of
+    from differnet_ray.data.manifest import Listing, check_category
+    from differnet_ray.data.results import NO_CATEGORY, no_category_uri, plan_run, published
+    from differnet_ray.data.storage import canonical, check_writable, join
 
     models, output = canonical(models), canonical(output)
+    naming = Naming(category, path_pattern)
+    if category is not None:
+        check_category(category)
+    sources = [] if isinstance(images, Listing) else sources_of(images)
     check_writable(output)
 
+    from differnet_ray.distributed.index import index_archives, index_listing
     from differnet_ray.distributed.resources import cluster
     from differnet_ray.distributed.score import ScoreJob, models_in_use, score_archive
     from differnet_ray.progress import Reporter
 
-    in_use, image_sizes = models_in_use(models, listing.categories, versions or {}, n_transforms)
-    if not in_use:
-        raise ConfigError(
-            f"{models} has no model of any category of the images ({', '.join(listing.categories)}): run fit first"
+    with cluster():
+        if isinstance(images, Listing):
+            index = index_listing(images)
+        else:
+            with Reporter("sources") as reporter:
+                index = index_archives(
+                    sources,
+                    naming,
+                    limit=limit,
+                    cache=join(output, "_index"),
+                    on_progress=lambda p: reporter.show({"index": (p.done, p.total, f"{p.n_images:,} images")}),
+                )
+        in_use, image_sizes = models_in_use(models, list(index.counts), versions or {}, n_transforms)
+        without = [category for category in index.counts if category not in in_use]
+        if without and (require_models or not in_use):
+            raise ConfigError(f"{models} has no model of {', '.join(without)}: run fit first, or take those images out")
+        run = plan_run(
+            dt=dt,
+            listing_digest=index.digest,
+            models=in_use,
+            options={"n_transforms": str(n_transforms or "all"), "maps": maps},
+            run_id=run_id,
+            skipped=index.skipped,
         )
-    run = plan_run(
-        dt=dt,
-        listing_digest=listing.digest(),
-        models=in_use,
-        options={"n_transforms": str(n_transforms or "all"), "maps": maps},
-        run_id=run_id,
-    )
-    done = published(output, run)
-    if done is not None:
-        click.echo(f"run {run.run_id} has been published already, at {done['finished_at']}: nothing to do", err=True)
-        return done
-    job = ScoreJob(run=run, listing=listing, models=models, output=output, n_transforms=n_transforms, maps=maps, resume=resume)
-    with cluster(), Reporter("images") as reporter:
-        return score_archive(
-            job,
-            image_sizes,
-            lambda progress: reporter.show(
-                {
-                    "score": (
-                        progress.done,
-                        progress.total,
-                        ", ".join(f"{n} {s}" for s, n in sorted(progress.counts.items())),
-                    )
-                }
-            ),
+        if sources and index.skipped:
+            click.echo("not scored: " + ", ".join(f"{n} files ({why})" for why, n in index.skipped.items()), err=True)
+        if NO_CATEGORY in index.skipped:
+            click.echo(f"WARNING: images without a category: {no_category_uri(output, run.run_id)} names them", err=True)
+        done = published(output, run)
+        if done is not None and resume:
+            click.echo(f"run {run.run_id} has been published already, at {done['finished_at']}: nothing to do", err=True)
+            return done
+        job = ScoreJob(
+            run=run,
+            index=index,
+            models=models,
+            output=output,
+            n_transforms=n_transforms,
+            maps=maps,
+            actors=actors,
+            resume=resume,
         )
+        with Reporter("images") as reporter:
+            return score_archive(job, image_sizes, lambda progress: reporter.show(_score_tasks(progress)))
+
+
+def _score_tasks(progress: ScoreProgress) -> dict[str, tuple[int, int, str]]:
+    counts = sum(map(Counter, progress.counts.values()), Counter[str]())
+    said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    tasks = {"all": (progress.all_done, sum(progress.totals.values()), said)}
+    in_work = [category for category, total in progress.totals.items() if 0 < progress.done(category) < total]
+    for category in in_work[:CATEGORIES_SHOWN]:
+        said = ", ".join(f"{n} {status}" for status, n in sorted(progress.counts[category].items()))
+        tasks[category] = (progress.done(category), progress.totals[category], said)
+    return tasks
 
 
 def run_reproduce(

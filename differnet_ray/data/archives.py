@@ -1,4 +1,4 @@
-"""Images inside tar, tar.gz and zip archives: which there are, and their content.
+"""Images inside tar, tar.gz and zip archives: which there are, and their content. Those in Parquet: `parquet_archive.py`.
 
 A member of a tar is one range of bytes, which the manifest names, so that it costs one small read. A tar.gz has no ranges:
 each batch of rows unpacks it from its beginning, which suits small archives only. A zip is read through its central directory.
@@ -23,8 +23,8 @@ from differnet_ray.data.images import check_size
 from differnet_ray.data.storage import open_input
 from differnet_ray.errors import ConfigError, ImageError, StorageError
 
-Kind = Literal["tar", "tar.gz", "zip"]
-ARCHIVE_SUFFIXES: dict[str, Kind] = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
+Kind = Literal["tar", "tar.gz", "zip", "parquet"]
+ARCHIVE_SUFFIXES: dict[str, Kind] = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip", ".parquet": "parquet"}
 
 READ_AHEAD = 4 * 2**20  # bytes, where the members of an archive are read one after the other
 SPOOL = 64 * 2**20  # bytes of unpacked members that stay in memory; more go to a temporary file
@@ -72,7 +72,7 @@ class Member:
 
 
 def archive_kind(uri: str) -> Kind | None:
-    """What kind of archive a name stands for, None for none.
+    """What kind of archive a name stands for, None for none; a Parquet file may be something else (`parquet_archive.py`).
 
     Example:
         >>> archive_kind("s3://plant/2026-01-31.TGZ")
@@ -81,20 +81,15 @@ def archive_kind(uri: str) -> Kind | None:
     return next((kind for suffix, kind in ARCHIVE_SUFFIXES.items() if uri.lower().endswith(suffix)), None)
 
 
-def list_members(uri: str) -> list[Member]:
-    """The members of an archive, folders left out, in its order. Of members of the same name, the last holds.
+def list_members(uri: str, etag: str | None = None) -> list[Member]:
+    """The members of a tar or zip, folders left out, in its order. Of members of the same name, the last holds.
 
     Raises:
         ConfigError: the archive is damaged, cut short or of another format.
         StorageError: it cannot be read.
     """
-    try:
-        with open_input(uri) as file, _intact(uri):
-            members = list(_zip_members(file) if archive_kind(uri) == "zip" else _tar_members(file, uri))
-    except FileNotFoundError as error:
-        raise StorageError(f"{uri} was listed, but is no longer there") from error
-    except ImageError as error:
-        raise ConfigError(f"{error.reason}; mend it, or move it out of the way") from error
+    with listing_an_archive(uri), open_input(uri, etag=etag) as file, _intact(uri):
+        members = list(_zip_members(file) if archive_kind(uri) == "zip" else _tar_members(file, uri))
     last = {member.name: n for n, member in enumerate(members) if not member.skipped}
     return [
         member if member.skipped or last[member.name] == n else replace(member, skipped=REPLACED)
@@ -102,8 +97,29 @@ def list_members(uri: str) -> list[Member]:
     ]
 
 
-def read_members(uri: str, names: Sequence[str]) -> Iterator[bytes | ImageError]:
-    """Reads members of an archive, which is opened once.
+@contextmanager
+def listing_an_archive(uri: str) -> Iterator[None]:
+    """Names the mend where an archive that is being listed is damaged or gone.
+
+    Raises:
+        ConfigError: it is damaged.
+        StorageError: it is gone.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri} was listed, but is no longer there") from error
+    except ImageError as error:
+        raise ConfigError(f"{error.reason}; mend it, or move it out of the way") from error
+
+
+def read_members(uri: str, names: Sequence[str], etag: str | None = None) -> Iterator[bytes | ImageError]:
+    """Reads members of a tar or zip, which is opened once.
+
+    Args:
+        uri: canonical URI of the archive.
+        names: of members.
+        etag: that the archive had when it was listed; not compared if None.
 
     Yields:
         For each name, in order, the content, or why there is none (`missing`, `unreadable`, `unsupported`, `too_large`).
@@ -113,7 +129,7 @@ def read_members(uri: str, names: Sequence[str]) -> Iterator[bytes | ImageError]
         ImageError: it is damaged, cut short or of another format.
         StorageError: it cannot be read.
     """
-    with open_input(uri, read_ahead=READ_AHEAD) as file, _intact(uri):
+    with open_input(uri, etag=etag, read_ahead=READ_AHEAD) as file, _intact(uri):
         yield from _zip_contents(file, names) if archive_kind(uri) == "zip" else _tar_contents(file, uri, names)
 
 

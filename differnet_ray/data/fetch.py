@@ -1,6 +1,6 @@
 """The first stage of scoring: manifest rows -> the same rows with decoded pixels, or with the reason why there are none.
 
-    FetchImages -> decoded_images -> read_images -> files, ranges of tars, and archives.read_members
+    FetchImages -> decoded_images -> read_images -> files, ranges of tars, read_members of zip and tar.gz, read_rows of Parquet
 
 It needs no torch, so that the workers that fetch stay small.
 """
@@ -16,9 +16,10 @@ import pyarrow as pa
 from differnet_ray.data.archives import archive_kind, read_members
 from differnet_ray.data.decoders import DECODERS
 from differnet_ray.data.images import DecodedImage, check_size
-from differnet_ray.data.storage import READ_THREADS, read_bytes, read_range
+from differnet_ray.data.parquet_archive import list_rows, read_rows
+from differnet_ray.data.storage import READ_THREADS, read_bytes, read_range, wait_until_available
 from differnet_ray.data.tables import FETCHED, extend
-from differnet_ray.errors import DifferNetError, ImageError, StorageError
+from differnet_ray.errors import DifferNetError, ImageError, ReplacedError, StorageError
 from differnet_ray.threads import map_ahead
 
 MAX_GAP, MAX_RANGE = 64 * 2**10, 8 * 2**20  # bytes between members of a tar that one read gets, and of them all
@@ -67,8 +68,8 @@ def decoded_image(uri: str, member: str | None, size: int) -> DecodedImage:
     Raises:
         DifferNetError: as `decoded_images` yields.
     """
-    none = pa.nulls(1, pa.int64())
-    rows = pa.table({"uri": [uri], "member": pa.array([member], pa.string()), "offset": none, "size": none})
+    member_name, none = pa.array([member], pa.string()), pa.nulls(1, pa.int64())
+    rows = pa.table({"uri": [uri], "member": member_name, "offset": none, "size": none, "etag": pa.nulls(1, pa.string())})
     (image,) = decoded_images(rows, [size])
     if isinstance(image, DifferNetError):
         raise image
@@ -82,11 +83,14 @@ def read_images(rows: pa.Table) -> Iterator[bytes | DifferNetError]:
     it is opened once for rows that stand together, as they do in a listing.
 
     Args:
-        rows: with the columns uri, member, offset and size of `tables.MANIFEST`.
+        rows: with the columns uri, member, offset, size and etag of `tables.MANIFEST`.
 
     Yields:
         For each row, in order, the content of its image, or why there is none: an `ImageError` with the status of the row
-        (`missing`, `unreadable`, `unsupported`, `too_large`), or a `StorageError`.
+        (`missing`, `unreadable`, `unsupported`, `too_large`), or a `StorageError` of that image.
+
+    Raises:
+        UnavailableError: the storage as a whole does not work any more.
     """
     wanted = map(_Wanted, *(rows[name].to_pylist() for name in _Wanted._fields))
     for archive, images in groupby(wanted, lambda image: image.walked_archive):
@@ -94,7 +98,7 @@ def read_images(rows: pa.Table) -> Iterator[bytes | DifferNetError]:
             for contents in map_ahead(_read_together, _neighbours(images), READ_THREADS):
                 yield from contents
         else:
-            yield from _walk(archive, [image.member or "" for image in images])
+            yield from _walk(list(images))
 
 
 def _decoded(image: tuple[bytes | DifferNetError, int]) -> DecodedImage | DifferNetError:
@@ -128,6 +132,7 @@ class _Wanted(NamedTuple):
     member: str | None
     offset: int | None
     size: int | None
+    etag: str | None
 
     @property
     def walked_archive(self) -> str | None:
@@ -164,16 +169,16 @@ def _neighbours(images: Iterable[_Wanted]) -> Iterator[list[_Wanted]]:
 
 def _read_together(images: Sequence[_Wanted]) -> list[bytes | DifferNetError]:
     first, last = images[0], images[-1]
-    try:
-        check_size(first.size or 0)  # one that is too large has no neighbours
-        if first.member is None:
-            return [read_bytes(first.uri)]
-        data = read_range(first.uri, first.start, last.end)
-    except FileNotFoundError:
-        return [_gone()] * len(images)
-    except (ImageError, StorageError) as error:
-        return [error] * len(images)
-    return [_cut(data, image, first.start) for image in images]
+    while True:
+        try:
+            check_size(first.size or 0)  # one that is too large has no neighbours
+            if first.member is None:
+                return [read_bytes(first.uri, first.etag)]
+            data = read_range(first.uri, first.start, last.end, first.etag)
+            return [_cut(data, image, first.start) for image in images]
+        except (FileNotFoundError, ImageError, StorageError) as error:
+            if not _worth_another_try(error, first.uri):
+                return [_reason(error)] * len(images)
 
 
 def _cut(data: bytes, image: _Wanted, start: int) -> bytes | ImageError:
@@ -184,19 +189,44 @@ def _cut(data: bytes, image: _Wanted, start: int) -> bytes | ImageError:
     return ImageError("unreadable", f"the archive ends inside the member {image.member!r}: {found}")
 
 
-def _gone() -> ImageError:
-    return ImageError("missing", "the file was listed, but is no longer there")
-
-
-def _walk(uri: str, names: Sequence[str]) -> Iterator[bytes | DifferNetError]:
+def _walk(images: Sequence[_Wanted]) -> Iterator[bytes | DifferNetError]:
+    """Reads images of one archive."""
     done = 0
-    try:
-        for content in read_members(uri, names):
-            yield content
-            done += 1
-        return
-    except FileNotFoundError:
-        failure: DifferNetError = _gone()
-    except (ImageError, StorageError) as error:
-        failure = error
-    yield from [failure] * (len(names) - done)
+    while done < len(images):
+        try:
+            for content in _contents(images[done:]):
+                yield content
+                done += 1
+        except (FileNotFoundError, ImageError, StorageError) as error:
+            if not _worth_another_try(error, images[0].uri):
+                yield from [_reason(error)] * (len(images) - done)
+                return
+
+
+def _contents(images: Sequence[_Wanted]) -> Iterator[bytes | ImageError]:
+    uri, etag = images[0].uri, images[0].etag
+    if archive_kind(uri) != "parquet":
+        return read_members(uri, [image.member or "" for image in images], etag)
+    rows = [image.offset for image in images]
+    if None in rows:
+        known = {image.member: image.offset for image in list_rows(uri, etag)}
+        rows = [known.get(image.member) if image.offset is None else image.offset for image in images]
+    return read_rows(uri, rows, etag)
+
+
+def _worth_another_try(error: Exception, uri: str) -> bool:
+    """Whether the storage as a whole was away when a read failed, and is back; raises where it stays away."""
+    of_storage = isinstance(error, StorageError) and not isinstance(error, ReplacedError)
+    return of_storage and wait_until_available(uri)
+
+
+def _reason(error: Exception) -> DifferNetError:
+    match error:
+        case FileNotFoundError():
+            return ImageError("missing", "the file was listed, but is no longer there")
+        case ReplacedError():
+            return ImageError("missing", f"{error}; another run lists it anew")
+        case DifferNetError():
+            return error
+        case _:
+            raise error

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +31,7 @@ from differnet_ray.data.storage import canonical, read_bytes
 from differnet_ray.errors import ConfigError
 
 _UTC = pa.timestamp("us", tz="UTC")
-_COLUMNS = {
+COLUMNS = {
     "uri": pa.string(),
     "member": pa.string(),
     "offset": pa.int64(),
@@ -40,7 +40,7 @@ _COLUMNS = {
     "category": pa.string(),
     "captured_at": _UTC,
 }
-_EXPECTED = f"expected a column uri, and optionally {', '.join(name for name in _COLUMNS if name != 'uri')} and attributes"
+_EXPECTED = f"expected a column uri, and optionally {', '.join(name for name in COLUMNS if name != 'uri')} and attributes"
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,8 @@ def read_manifest(uri: str) -> Iterator[GivenImage]:
         FileNotFoundError: there is none.
         StorageError: it cannot be read.
     """
-    table = _parse(uri)
-    given = [_as(table[name], name, kind, uri).to_pylist() for name, kind in _COLUMNS.items() if name in table.column_names]
-    names = [name for name in _COLUMNS if name in table.column_names]
-    others = [name for name in table.column_names if name not in _COLUMNS]
-    texts = [_as(table[name], name, pa.string(), uri).to_pylist() for name in others]
     folder = uri.rpartition("/")[0]
-    for n in range(table.num_rows):
-        columns: dict[str, Any] = {
-            name: None if values[n] == "" else values[n] for name, values in zip(names, given, strict=True)
-        }
-        attributes = {name: values[n] for name, values in zip(others, texts, strict=True) if values[n] is not None}
+    for n, (columns, attributes) in enumerate(rows_of(_parse(uri), uri, COLUMNS)):
         try:
             columns["uri"] = _resolved(columns["uri"], folder)
             image = GivenImage(**columns, attributes=attributes)
@@ -91,6 +82,29 @@ def read_manifest(uri: str) -> Iterator[GivenImage]:
         except ConfigError as error:
             raise ConfigError(f"{uri}, row {n + 1}: {error}") from error
         yield image
+
+
+def rows_of(table: pa.Table, uri: str, known: Mapping[str, pa.DataType]) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """The rows of a table that names images.
+
+    Args:
+        table: of any columns.
+        uri: of its file.
+        known: columns that have a meaning, and their types.
+
+    Yields:
+        The known columns of each row, empty text as null; and those of the others that are not null, as text.
+
+    Raises:
+        ConfigError: a known column has values of another type.
+    """
+    names = [name for name in known if name in table.column_names]
+    given = [_as(table[name], name, known[name], uri).to_pylist() for name in names]
+    others = [name for name in table.column_names if name not in known]
+    texts = [_as(table[name], name, pa.string(), uri).to_pylist() for name in others]
+    for n in range(table.num_rows):
+        columns = {name: None if values[n] == "" else values[n] for name, values in zip(names, given, strict=True)}
+        yield columns, {name: values[n] for name, values in zip(others, texts, strict=True) if values[n] is not None}
 
 
 def _parse(uri: str) -> pa.Table:
@@ -170,7 +184,7 @@ def _check(image: GivenImage) -> None:
         raise ConfigError(f"{image.uri} is an archive: expected the column member, or the archive itself as a location")
     if image.member and not archive:
         raise ConfigError(f"{image.uri} has a member, but is no archive: expected {', '.join(ARCHIVE_SUFFIXES)}")
-    if image.offset is not None and archive != "tar":
-        raise ConfigError(f"an offset in {image.uri}: expected one only for members of a .tar")
+    if image.offset is not None and archive not in ("tar", "parquet"):
+        raise ConfigError(f"an offset in {image.uri}: expected one only for members of a .tar or rows of a .parquet")
     if (image.offset or 0) < 0 or (image.size or 0) < 0:
         raise ConfigError(f"offset {image.offset}, size {image.size}: expected 0 or more bytes")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from differnet_ray.data.manifest import MASK_FOLDER
+from differnet_ray.data.index import MASK_FOLDER
 from differnet_ray.data.storage import exists, join, read_bytes
 from differnet_ray.errors import ImageError
 

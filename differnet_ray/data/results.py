@@ -3,6 +3,8 @@
     OUTPUT/scores/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
     OUTPUT/maps/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
     OUTPUT/runs/RUN_ID.json
+    OUTPUT/runs/RUN_ID.no-category.csv                    images that could not be scored: nothing says their category
+    OUTPUT/_index/*.parquet                               what is in archives that were read before
     OUTPUT/_staging/RUN_ID/{manifest,rows}/*.parquet      work in progress; no reader looks here
     OUTPUT/_staging/RUN_ID/fingerprint                    of what the work is
     OUTPUT/_staging/RUN_ID.lease.json                     who does it
@@ -17,23 +19,29 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from differnet_ray.data.storage import arrow_filesystem, delete, join, list_files, name_of, read_bytes, write_bytes
+from differnet_ray.data.storage import arrow_filesystem, delete, join, list_files, name_of, open_input, read_bytes, write_bytes
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, STATUSES, Table, conform
 from differnet_ray.errors import ConfigError, ReconciliationError, StorageError, TableError
 
 ROWS_PER_GROUP = 100_000
+MANIFEST_ROWS_PER_FILE, MANIFEST_ROWS_PER_GROUP = 100_000, 10_000
+NO_CATEGORY = "no category"  # reason of files that are not scored
 ROWS_PER_FILE = {"scores": 1_000_000, "maps": 4_096}  # a map of 112 x 112 takes 25 kB: about 100 MB a file
+_UNPLACED = "no-category.csv"
 _PARTITIONING = ds.partitioning(pa.schema([("dt", pa.date32()), ("category", pa.string())]), flavor="hive")
 
 
@@ -47,6 +55,7 @@ class Run:
         fingerprint: SHA-256 of listing, models and result-changing options: the same thing is the same run.
         models: category to (version, digest).
         options: result-changing options, as text.
+        skipped: files of the archive that are not in the manifest, counted by reason.
     """
 
     run_id: str
@@ -56,6 +65,7 @@ class Run:
     models: Mapping[str, tuple[str, str]]
     options: Mapping[str, str]
     started_at: datetime
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan_run(
@@ -65,8 +75,9 @@ def plan_run(
     models: Mapping[str, tuple[str, str]],
     options: Mapping[str, str],
     run_id: str | None = None,
+    skipped: Mapping[str, int] | None = None,
 ) -> Run:
-    """Gives a run its identity.
+    """Gives a run its identity, of which what is skipped is no part.
 
     Raises:
         ConfigError: `run_id` cannot be a file name.
@@ -76,7 +87,7 @@ def plan_run(
     run_id = run_id or f"{dt:%Y%m%d}-{fingerprint[:12]}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
         raise ConfigError(f"run id {run_id!r}: expected up to 100 letters, digits, dots, dashes and underscores")
-    return Run(run_id, dt, fingerprint, listing_digest, dict(models), dict(options), datetime.now(UTC))
+    return Run(run_id, dt, fingerprint, listing_digest, dict(models), dict(options), datetime.now(UTC), dict(skipped or {}))
 
 
 def staging(output: str, run: Run, *parts: str) -> str:
@@ -104,10 +115,15 @@ def published(output: str, run: Run) -> dict[str, Any] | None:
     return record
 
 
-def stage_manifest(output: str, run: Run, manifest: pa.Table) -> str:
+def stage_manifest(output: str, run: Run, write: Callable[[str], None]) -> str:
     """Stages the manifest as Parquet, which the job reads; returns the URI of its folder.
 
     What a run of the same fingerprint staged before it was killed stays, that of another under the same id goes.
+
+    Args:
+        output: canonical URI of the results.
+        run: whose manifest it is.
+        write: writes it below a URI, by `write_manifest`, and where there are any, the images without a category.
     """
     uri, mark = staging(output, run, "manifest"), staging(output, run, "fingerprint")
     try:
@@ -116,33 +132,49 @@ def stage_manifest(output: str, run: Run, manifest: pa.Table) -> str:
     except FileNotFoundError:
         pass
     delete(mark)  # first: what is half removed must not be taken for whole
-    for part in ("manifest", "rows", "done"):
+    for part in ("manifest", f"manifest.{_UNPLACED}", "rows", "done"):
         delete(staging(output, run, part))
-    write_bytes(join(uri, "manifest.parquet"), _parquet(manifest, row_group_size=10_000))
+    write(uri)
     write_bytes(mark, run.fingerprint.encode())
     return uri
 
 
-def staged_counts(output: str, run: Run) -> dict[str, int]:
-    """Rows that a run has staged so far, by status."""
-    counts: dict[str, int] = {}
+def write_manifest(uri: str, manifest: pa.Table, unplaced: pa.Table | None = None) -> None:
+    """Writes manifest rows as Parquet files below a URI, and the names of images without a category as CSV beside it."""
+    for part, start in enumerate(range(0, manifest.num_rows, MANIFEST_ROWS_PER_FILE)):
+        rows = manifest.slice(start, MANIFEST_ROWS_PER_FILE)
+        write_bytes(join(uri, f"{part:05d}.parquet"), _parquet(rows, row_group_size=MANIFEST_ROWS_PER_GROUP))
+    if unplaced is not None and unplaced.num_rows:
+        sink = io.BytesIO()
+        pyarrow.csv.write_csv(unplaced.select(["uri", "member"]), sink)
+        write_bytes(f"{uri}.{_UNPLACED}", sink.getvalue())
+
+
+def staged_counts(output: str, run: Run) -> dict[str, dict[str, int]]:
+    """Rows that a run has staged so far: category to status to how many."""
+    tables = []
     for uri in _files(staging(output, run, "rows")):
-        try:
-            statuses = pq.read_table(io.BytesIO(read_bytes(uri)), columns=["status"])["status"]
-        except (pa.ArrowException, FileNotFoundError):  # cut off by a kill: Ray Data removes it
-            continue
-        for entry in statuses.value_counts().to_pylist():
-            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+        with suppress(FileNotFoundError), open_input(uri) as file, suppress(pa.ArrowException):
+            # one that was cut off by a kill is removed by Ray Data
+            tables.append(pq.read_table(file, columns=["category", "status"]))
+    return count_statuses(pa.concat_tables(tables)) if tables else {}
+
+
+def count_statuses(rows: pa.Table) -> dict[str, dict[str, int]]:
+    """Category to status to how many rows of a table there are."""
+    counts: dict[str, dict[str, int]] = {}
+    grouped = rows.group_by(["category", "status"]).aggregate([([], "count_all")])
+    for row in grouped.sort_by([("category", "ascending"), ("status", "ascending")]).to_pylist():
+        counts.setdefault(row["category"], {})[row["status"]] = row["count_all"]
     return counts
 
 
-def publish(output: str, run: Run, manifest: pa.Table, libraries: Mapping[str, str]) -> dict[str, Any]:
-    """Checks staged rows against the manifest and makes them visible.
+def publish(output: str, run: Run, libraries: Mapping[str, str]) -> dict[str, Any]:
+    """Checks staged rows against the staged manifest and makes them visible.
 
     Args:
         output: canonical URI of the results.
-        run: whose rows lie in its staging folder.
-        manifest: the images that the run worked through.
+        run: whose manifest and rows lie in its staging folder.
         libraries: versions, for the run file.
 
     Returns:
@@ -151,29 +183,28 @@ def publish(output: str, run: Run, manifest: pa.Table, libraries: Mapping[str, s
     Raises:
         ReconciliationError: an image has no row or two, or a row has no image; nothing is published.
     """
-    filesystem, path = arrow_filesystem(staging(output, run, "rows"))
+    manifest = _dataset(staging(output, run, "manifest")).to_table(columns=["image_id", "category"])
     try:
-        staged = ds.dataset(path, filesystem=filesystem, format="parquet")
+        staged = _dataset(staging(output, run, "rows"))
     except FileNotFoundError as error:
         raise ReconciliationError(
             f"run {run.run_id} staged nothing: of {manifest.num_rows} images {manifest.num_rows} have no row"
         ) from error
     overview = staged.to_table(columns=["image_id", "category", "status"])
     _reconcile(manifest, overview, run)
-    counts = _count(overview, ["category", "status"])
-    categories = sorted({category for category, _ in counts})
+    counts = count_statuses(overview)
     before = {
-        uri
-        for category in categories
-        for table in (SCORES, MAPS)
-        for uri in _files(_partition(output, table, run.dt, category))
+        uri for category in counts for table in (SCORES, MAPS) for uri in _files(_partition(output, table, run.dt, category))
     }
     kept: list[str] = []
     try:
-        for category in categories:
+        for category in counts:
             kept += _write_category(output, run, category, staged)
         n_maps = staged.count_rows(filter=pc.field("gradient_map").is_valid())
         record = _record(run, manifest.num_rows, counts, n_maps, libraries)
+        if run.skipped.get(NO_CATEGORY):
+            unplaced = read_bytes(f"{staging(output, run, 'manifest')}.{_UNPLACED}")
+            write_bytes(no_category_uri(output, run.run_id), unplaced)
         write_bytes(_run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
     except BaseException:
         for uri in set(kept) - before:  # readers must not find an image twice
@@ -214,13 +245,9 @@ def _write_category(output: str, run: Run, category: str, staged: ds.Dataset) ->
 
 
 def _record(
-    run: Run, n_images: int, counts: Mapping[tuple[str, ...], int], n_maps: int, libraries: Mapping[str, str]
+    run: Run, n_images: int, counts: Mapping[str, Mapping[str, int]], n_maps: int, libraries: Mapping[str, str]
 ) -> dict[str, Any]:
-    by_status: dict[str, int] = {}
-    by_category: dict[str, dict[str, int]] = {}
-    for (category, status), n in counts.items():
-        by_status[status] = by_status.get(status, 0) + n
-        by_category.setdefault(category, {})[status] = n
+    by_status = sum(map(Counter, counts.values()), Counter[str]())
     record = {
         "schema_version": RUNS.version,
         "run_id": run.run_id,
@@ -232,8 +259,9 @@ def _record(
         "model_digests": {category: digest for category, (_, digest) in run.models.items()},
         "libraries": dict(libraries),
         "n_images": n_images,
-        "counts": by_status,
-        "category_counts": by_category,
+        "skipped": dict(run.skipped),
+        "counts": dict(by_status),
+        "category_counts": counts,
         "n_maps": n_maps,
         "started_at": run.started_at.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -255,11 +283,6 @@ def _reconcile(manifest: pa.Table, staged: pa.Table, run: Run) -> None:
             f"{unknown} rows have no image, {repeated} rows are repeated, {undecided} have no known status; --no-resume scores "
             "all of them again"
         )
-
-
-def _count(table: pa.Table, keys: Sequence[str]) -> dict[tuple[str, ...], int]:
-    grouped = table.group_by(list(keys)).aggregate([([], "count_all")]).sort_by([(key, "ascending") for key in keys])
-    return {tuple(row[key] for key in keys): row["count_all"] for row in grouped.to_pylist()}
 
 
 def _write_parts(output: str, table: Table, run: Run, category: str, chunks: Iterable[pa.Table]) -> Iterator[str]:
@@ -284,6 +307,16 @@ def _parquet(table: pa.Table, *, row_group_size: int) -> bytes:
 
 def _partition(output: str, table: Table, dt: date, category: str) -> str:
     return join(output, table.name, f"dt={dt}", f"category={quote(category, safe='')}")
+
+
+def no_category_uri(output: str, run_id: str) -> str:
+    """Where the images of a run are named of which nothing says the category."""
+    return join(output, "runs", f"{run_id}.{_UNPLACED}")
+
+
+def _dataset(uri: str) -> ds.Dataset:
+    filesystem, path = arrow_filesystem(uri)
+    return ds.dataset(path, filesystem=filesystem, format="parquet")
 
 
 def _run_uri(output: str, run: Run) -> str:

@@ -20,12 +20,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+from botocore.exceptions import NoCredentialsError
+from fsspec.asyn import sync
 from fsspec.implementations.local import make_path_posix
 from pyarrow import fs as arrow_fs
+from s3fs.core import S3_RETRYABLE_ERRORS
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from differnet_ray.errors import ConfigError, DifferNetError, StorageError
+from differnet_ray.errors import ConfigError, DifferNetError, ReplacedError, StorageError, UnavailableError
 
 FILE, S3 = "file://", "s3://"
+# Of a request to S3, with random waits in between that double; s3fs asks so often again where a store is busy or a body is cut
+ATTEMPTS = 5
+TIMEOUT = 30  # seconds to connect, and between bytes
+PATIENCE, SECONDS_BETWEEN_LOOKS = 60.0, 2.0  # with a store that does not answer at all
 READ_THREADS = 8  # that may read side by side: they wait for storage
 PRECONDITION_FAILED, NOT_IMPLEMENTED = 412, 501  # HTTP
 DELETED_AT_ONCE, DELETE_ATTEMPTS = 1000, 4  # S3 takes no more in one call
@@ -81,49 +89,122 @@ def name_of(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, etag: str | None = None) -> bytes:
     """The content of a file.
+
+    Args:
+        uri: canonical URI.
+        etag: that the file had when it was listed; not compared if None.
 
     Raises:
         FileNotFoundError: there is none.
+        ReplacedError: the etag is another one.
         StorageError: it cannot be read.
     """
     filesystem, path = _filesystem(uri)
     with _explained("read", uri, missing_is_an_answer=True):
-        return bytes(filesystem.cat_file(path))
+        if etag is None:
+            return bytes(filesystem.cat_file(path))  # parts of a large file side by side
+        return _read(filesystem, uri, path, etag)
 
 
-def read_range(uri: str, start: int, end: int) -> bytes:
-    """The bytes of a file from `start` up to `end`, fewer where it ends before.
-
-    Raises:
-        FileNotFoundError: there is none.
-        StorageError: it cannot be read.
-    """
+def read_range(uri: str, start: int, end: int, etag: str | None = None) -> bytes:
+    """The bytes of a file from `start` up to `end`, fewer where it ends before; arguments and errors as of `read_bytes`."""
     if start >= end:  # for S3 a range is never empty
         return b""
     filesystem, path = _filesystem(uri)
     with _explained("read", uri, missing_is_an_answer=True):
-        return bytes(filesystem.cat_file(path, start=start, end=end))
+        return _read(filesystem, uri, path, etag, start, end)
+
+
+def _read(filesystem: Any, uri: str, path: str, etag: str | None, start: int = 0, end: int | None = None) -> bytes:
+    if uri.startswith(S3):
+        return _get(filesystem, uri, path, etag, start, end)
+    with open(path, "rb") as file:
+        _check_etag(uri, etag, _local_etag(os.fstat(file.fileno())))
+        file.seek(start)
+        return file.read(-1 if end is None else end - start)
+
+
+@retry(
+    retry=retry_if_exception_type(S3_RETRYABLE_ERRORS),
+    wait=wait_random_exponential(multiplier=0.1, max=5),
+    stop=stop_after_attempt(ATTEMPTS),
+    reraise=True,
+)
+def _get(filesystem: Any, uri: str, path: str, etag: str | None, start: int, end: int | None) -> bytes:
+    """Reads an object and compares its etag by one request; one whose body is cut short is asked for again."""
+    bucket, key = path.split("/", 1)
+    wanted = {} if (start, end) == (0, None) else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+
+    async def get() -> bytes:
+        answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **wanted)
+        try:
+            _check_etag(uri, etag, answer["ETag"])
+            return bytes(await answer["Body"].read())
+        finally:
+            answer["Body"].close()
+
+    content: bytes = sync(filesystem.loop, get)
+    return content
+
+
+def _check_etag(uri: str, listed: str | None, found: str) -> None:
+    found = found.strip('"')
+    if listed is not None and listed.strip('"') != found:
+        raise ReplacedError(f"{uri} was replaced after it was listed: its etag was {listed} and is {found} now")
+
+
+def _local_etag(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
 
 
 @contextmanager
-def open_input(uri: str, *, read_ahead: int = 2**18) -> Iterator[IO[bytes]]:
+def open_input(uri: str, *, etag: str | None = None, read_ahead: int = 2**18) -> Iterator[IO[bytes]]:
     """Opens a file to read parts of it, as a context manager: of an object in S3 only those are fetched.
 
     Errors of storage in the body of the `with` are explained as those of opening are.
 
     Args:
         uri: canonical URI.
+        etag: that the file had when it was listed; not compared if None.
         read_ahead: bytes to fetch beyond what is asked for.
 
     Raises:
         FileNotFoundError: there is none.
+        ReplacedError: the etag is another one.
         StorageError: it cannot be read.
     """
     filesystem, path = _filesystem(uri)
     with _explained("read", uri, missing_is_an_answer=True), filesystem.open(path, "rb", block_size=read_ahead) as file:
+        if etag is not None:
+            _check_etag(uri, etag, file.details["ETag"] if uri.startswith(S3) else _local_etag(os.fstat(file.fileno())))
         yield file
+
+
+def wait_until_available(uri: str) -> bool:
+    """After a read failed: waits until the storage that it was from answers, and returns whether that took any waiting.
+
+    Raises:
+        UnavailableError: it refuses us, or does not answer within a minute.
+    """
+    if uri.startswith(FILE):
+        return False
+    filesystem, path = _filesystem(uri)
+    bucket, began, waited = path.split("/", 1)[0], time.monotonic(), False
+    while True:
+        try:
+            filesystem.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+            return waited
+        except Exception as error:  # botocore and aiohttp have exceptions of their own
+            if isinstance(error, PermissionError | NoCredentialsError) or time.monotonic() - began > PATIENCE:
+                raise UnavailableError(
+                    f"the storage {S3}{bucket} does not work any more: {type(error).__name__}: {error}; check endpoint, "
+                    "credentials and what they may do (reading and listing), and run the same command again: what is finished "
+                    "is kept"
+                ) from error
+        waited = True
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def write_bytes(uri: str, data: bytes, *, create_only: bool = False) -> None:
@@ -205,36 +286,67 @@ def _exists(filesystem: Any, path: str) -> bool:
 
 
 def list_files(uri: str) -> Iterator[StoredFile]:
-    """All files below a location, in no particular order; the file itself if it is one.
+    """All files below a location, in no particular order, a page at a time; the file itself if it is one.
 
     Raises:
         FileNotFoundError: nothing is there.
         StorageError: it cannot be listed.
     """
+    for entry in _entries(uri, everything=True):
+        if isinstance(entry, StoredFile):
+            yield entry
+
+
+def list_level(uri: str) -> Iterator[StoredFile | str]:
+    """The files directly in a location, and the URIs of the folders there, as `list_files` finds them."""
+    return _entries(uri, everything=False)
+
+
+def _entries(uri: str, *, everything: bool) -> Iterator[StoredFile | str]:
     filesystem, path = _filesystem(uri)
     with _explained("list", uri, missing_is_an_answer=True):
-        if not _exists(filesystem, path):
-            raise FileNotFoundError(uri)
         if uri.startswith(FILE):
-            yield from _walk(path)
+            if not os.path.exists(path):
+                raise FileNotFoundError(uri)
+            yield from _walk(path, everything)
             return
-        found: dict[str, dict[str, Any]] = filesystem.find(path, detail=True)
-    for name, info in found.items():
-        if name.endswith("/"):  # an empty object that stands for a folder
-            continue
-        yield StoredFile(S3 + name, int(info["size"]), str(info["ETag"]).strip('"'))
+        empty = True
+        for entry in _objects(filesystem, path, "" if everything else "/"):
+            empty = False
+            yield entry
+        if empty and not _exists(filesystem, path):
+            raise FileNotFoundError(uri)
+        if empty and (info := filesystem.info(path))["type"] == "file":
+            yield StoredFile(uri, int(info["size"]), str(info["ETag"]).strip('"'))
 
 
-def _walk(path: str) -> Iterator[StoredFile]:
+def _objects(filesystem: Any, path: str, delimiter: str) -> Iterator[StoredFile | str]:
+    """What lies below a prefix: s3fs itself lists into memory."""
+    bucket, _, key = path.partition("/")
+    page = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": delimiter}
+    while page:
+        answer = filesystem.call_s3("list_objects_v2", **page)
+        for folder in answer.get("CommonPrefixes", []):
+            yield f"{S3}{bucket}/{folder['Prefix'].removesuffix('/')}"
+        for found in answer.get("Contents", []):
+            if not found["Key"].endswith("/"):  # an empty object that stands for a folder
+                yield StoredFile(f"{S3}{bucket}/{found['Key']}", int(found["Size"]), str(found["ETag"]).strip('"'))
+        page = page | {"ContinuationToken": answer["NextContinuationToken"]} if answer.get("IsTruncated") else {}
+
+
+def _walk(path: str, everything: bool) -> Iterator[StoredFile | str]:
     def refuse(error: OSError) -> None:  # by default a folder that may not be opened is left out
         raise error
 
-    folders = [("", [], [path])] if os.path.isfile(path) else os.walk(path, onerror=refuse)
-    for folder, _, names in folders:
+    levels = [("", [], [path])] if os.path.isfile(path) else os.walk(path, onerror=refuse)
+    for folder, folders, names in levels:
         for name in names:
             file = os.path.join(folder, name)
             stat = os.stat(file) if os.path.exists(file) else os.lstat(file)  # of a broken link, the link
-            yield StoredFile(FILE + file, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+            yield StoredFile(FILE + file, stat.st_size, _local_etag(stat))
+        if not everything:
+            yield from (FILE + below for name in folders if not os.path.islink(below := os.path.join(folder, name)))
+            return
 
 
 def list_folders(uri: str) -> list[str]:
@@ -295,7 +407,14 @@ def arrow_filesystem(uri: str) -> tuple[arrow_fs.FileSystem, str]:
     if uri.startswith(FILE):
         return arrow_fs.LocalFileSystem(), uri.removeprefix(FILE)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return arrow_fs.S3FileSystem(endpoint_override=endpoint, region=_region()), uri.removeprefix(S3)
+    filesystem = arrow_fs.S3FileSystem(
+        endpoint_override=endpoint,
+        region=_region(),
+        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=2 * ATTEMPTS),
+        connect_timeout=TIMEOUT,
+        request_timeout=TIMEOUT,
+    )
+    return filesystem, uri.removeprefix(S3)
 
 
 def _region() -> str | None:
@@ -305,8 +424,17 @@ def _region() -> str | None:
 def _filesystem(uri: str) -> tuple[Any, str]:
     if uri.startswith(FILE):
         return fsspec.filesystem("file"), uri.removeprefix(FILE)
-    region = {"region_name": _region()}  # of its own accord botocore knows AWS_DEFAULT_REGION alone
-    return fsspec.filesystem("s3", use_listings_cache=False, client_kwargs=region), uri.removeprefix(S3)
+    filesystem = fsspec.filesystem(
+        "s3",
+        use_listings_cache=False,
+        client_kwargs={"region_name": _region()},  # of its own accord botocore knows AWS_DEFAULT_REGION alone
+        config_kwargs={
+            "retries": {"mode": "standard", "max_attempts": ATTEMPTS},
+            "connect_timeout": TIMEOUT,
+            "read_timeout": TIMEOUT,
+        },
+    )
+    return filesystem, uri.removeprefix(S3)
 
 
 @contextmanager

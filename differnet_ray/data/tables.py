@@ -190,7 +190,7 @@ MAPS = Table(
 
 RUNS = Table(
     "runs",
-    1,
+    2,
     pa.schema(
         [
             _field("schema_version", pa.int32(), "version of this contract"),
@@ -203,6 +203,12 @@ RUNS = Table(
             _field("model_digests", pa.map_(pa.string(), pa.string()), "category to model digest"),
             _field("libraries", pa.map_(pa.string(), pa.string()), "versions of this package and what it computes with"),
             _field("n_images", pa.int64(), "images of the manifest"),
+            _field(
+                "skipped",
+                pa.map_(pa.string(), pa.int64()),
+                "files that are not in the manifest, by reason: hidden, mask, not an image, no category, and others; since "
+                "version 2",
+            ),
             _field("counts", pa.map_(pa.string(), pa.int64()), "images by status; their sum is n_images"),
             _field("category_counts", pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())), "the same by category"),
             _field("n_maps", pa.int64(), "gradient maps written"),

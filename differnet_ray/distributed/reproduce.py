@@ -19,8 +19,8 @@ from differnet_ray.config import Recipe
 from differnet_ray.data.manifest import Listing
 from differnet_ray.data.model_store import Arrays
 from differnet_ray.data.storage import exists, join, read_bytes, write_bytes
-from differnet_ray.distributed.resources import cluster_size
-from differnet_ray.errors import DifferNetError, FitError
+from differnet_ray.distributed.resources import cluster_size, own_errors
+from differnet_ray.errors import FitError
 from differnet_ray.experiments.cells import FLOW, Cell, CellResult
 from differnet_ray.experiments.features import FeatureStore, Part, images_of
 from differnet_ray.experiments.run_cell import run_cell
@@ -118,10 +118,8 @@ def _drain(tasks: Iterable[Any], done: int, total: int, show: Show) -> None:
         if not running:
             return
         finished, running = ray.wait(running)
-        try:
+        with own_errors("an experiment"):
             ray.get(finished)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, DifferNetError) else error from error
         done += len(finished)
         show(done, total)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from differnet_ray.errors import DifferNetError
 
 T = TypeVar("T")
 THREADS_PER_ACTOR = 4  # convolutions of one image stop gaining from more
@@ -58,29 +61,40 @@ class ScorePlan:
     """The actors of a scoring job.
 
     Attributes:
-        n_actors: largest number of scoring actors, and of map actors.
-        threads: torch threads of each.
+        min_actors, max_actors: number of scoring actors, between which it follows the work; and at most so many map actors.
+        threads: images that each works on at a time.
         cpus: logical CPUs that a scoring actor reserves; reads, decoding and writes need the rest.
         score_gpus, map_gpus: share of a GPU of each actor; 0 on a cluster without.
     """
 
-    n_actors: int
+    min_actors: int
+    max_actors: int
     threads: int
     cpus: int
     score_gpus: float
     map_gpus: float
 
 
-def plan_score() -> ScorePlan:
-    """A plan for the cluster as it is: one scoring actor per GPU, or one per four cores where there is no GPU."""
+def plan_score(actors: tuple[int, int] | None = None) -> ScorePlan:
+    """A plan for the cluster as it is.
+
+    Args:
+        actors: least and largest number of scoring actors; None: up to one per GPU, or up to one per four cores where there
+            is no GPU.
+    """
     cores, gpus = cluster_size()
     if gpus >= 1:
-        return ScorePlan(n_actors=int(gpus), threads=1, cpus=0, score_gpus=0.75, map_gpus=0.25)
-    threads = min(THREADS_PER_ACTOR, cores)
+        least, most = actors or (1, int(gpus))
+        share = 1 / math.ceil(most / int(gpus))  # of a GPU, for a scoring actor and a map actor
+        return ScorePlan(least, most, threads=1, cpus=0, score_gpus=0.75 * share, map_gpus=0.25 * share)
+    threads = min(THREADS_PER_ACTOR, max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]))
+    least, most = actors or (1, max(1, cores // threads))
+    if actors is not None:
+        threads = max(1, min(threads, cores // most))
     # On a small machine the pool must leave a CPU for the actor that drops finished rows, and one for reads and writes, or
-    # the plan hangs
-    cpus = max(0, min(threads - 1, cores - 2))
-    return ScorePlan(n_actors=max(1, cores // threads), threads=threads, cpus=cpus, score_gpus=0, map_gpus=0)
+    # the plan hangs: it has to hold at least its smallest number
+    cpus = max(0, min(threads - 1, (cores - 2) // least))
+    return ScorePlan(least, most, threads, cpus, score_gpus=0, map_gpus=0)
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,22 @@ def plan_fit(n_categories: int, *, memory: int, max_parallel: int | None, gpus_p
     most = max(1, *(int(node.get("CPU", 0)) for node in nodes))
     cpus = next((cpus for cpus in range(most, 1, -1) if room(cpus) >= n_workers), 1)
     return FitPlan(n_workers, cpus, share)
+
+
+@contextmanager
+def own_errors(what: str) -> Iterator[None]:
+    """Lets errors of this package out of the Ray tasks that raised them; others are named as failures of `what`.
+
+    Raises:
+        DifferNetError: a task failed, or its worker died again and again.
+    """
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, DifferNetError) else None
+        raise cause or DifferNetError(f"{what} failed: {error.cause or error}") from error
+    except ray.exceptions.RayError as error:
+        raise DifferNetError(f"{what} failed: {error}") from error
 
 
 @contextmanager

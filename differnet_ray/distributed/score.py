@@ -19,18 +19,20 @@ import torch
 
 from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.lease import lease
-from differnet_ray.data.manifest import Listing
 from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.results import Run, publish, stage_manifest, staged_counts, staging
+from differnet_ray.data.results import Run, count_statuses, publish, stage_manifest, staged_counts, staging
 from differnet_ray.data.storage import arrow_filesystem, delete
-from differnet_ray.distributed.resources import beside_driver, plan_score, watched
+from differnet_ray.distributed.index import Index
+from differnet_ray.distributed.resources import beside_driver, own_errors, plan_score, watched
 from differnet_ray.distributed.resume import resumable
 from differnet_ray.distributed.status_counts import StatusCounts
-from differnet_ray.errors import ConfigError, DifferNetError
+from differnet_ray.errors import ConfigError
 from differnet_ray.stages import MapGradients, Maps, ScoreImages, best_device
 from differnet_ray.versions import library_versions
 
 ROWS_PER_BLOCK = 16  # 16 decoded images of 448 x 448 pixels take 9.6 MB of the object store
+STAGED_FILES, MAX_ROWS_PER_STAGED_FILE = 100, 1024  # a kill loses about one file's rows: a hundredth of the work
+DEATHS_PER_BATCH = 5  # of the actors that work on a batch, until the job ends: by default Ray tries for ever
 
 
 @dataclass(frozen=True)
@@ -39,33 +41,46 @@ class ScoreJob:
 
     Attributes:
         run: its identity.
-        listing: the images.
+        index: the images.
         models, output: canonical URIs of the model store and of the results.
         n_transforms: score with the first so many transforms of each model; all if None.
         maps: which images get a gradient map.
-        n_actors: scoring actors; None: as many as the cluster holds.
+        actors: least and largest number of scoring actors; None: what suits the cluster.
         batch_size: images that an actor takes at a time; changes no result.
         resume: keep the rows that a killed run of the same finished.
     """
 
     run: Run
-    listing: Listing = field(repr=False)
+    index: Index = field(repr=False)
     models: str
     output: str
     n_transforms: int | None = None
     maps: Maps = "flagged"
-    n_actors: int | None = None
+    actors: tuple[int, int] | None = None
     batch_size: int = ROWS_PER_BLOCK
     resume: bool = True
 
 
 @dataclass(frozen=True)
 class ScoreProgress:
-    """Rows done of all, by status."""
+    """Rows done so far.
 
-    done: int
-    total: int
-    counts: Mapping[str, int]
+    Attributes:
+        totals: category to images.
+        counts: category to status to rows done.
+    """
+
+    totals: Mapping[str, int]
+    counts: Mapping[str, Mapping[str, int]]
+
+    def done(self, category: str) -> int:
+        """Rows done of a category."""
+        return sum(self.counts.get(category, {}).values())
+
+    @property
+    def all_done(self) -> int:
+        """Rows done of all categories."""
+        return sum(map(self.done, self.counts))
 
 
 def models_in_use(
@@ -118,20 +133,20 @@ def score_archive(
         The content of runs/RUN_ID.json.
 
     Raises:
+        DifferNetError: the job failed; what it finished is kept.
         ReconciliationError: an image has no row, or two.
         LeaseError: another process works on the same run.
     """
-    total = job.listing.table.num_rows
     with lease(staging(job.output, job.run) + ".lease.json"):
         if not job.resume:
             delete(staging(job.output, job.run))
-        manifest = stage_manifest(job.output, job.run, job.listing.table)
+        manifest = stage_manifest(job.output, job.run, job.index.write)
         counter = beside_driver(StatusCounts)
         ray.get(counter.add.remote(staged_counts(job.output, job.run)))
-        watching = watched(lambda: _progress(ray.get(counter.counts.remote()), total), on_progress)
+        watching = watched(lambda: ScoreProgress(job.index.counts, ray.get(counter.counts.remote())), on_progress)
         with watching, resumable(staging(job.output, job.run, "done")):
             _run_plan(job, image_sizes, manifest, counter)
-        return publish(job.output, job.run, job.listing.table, library_versions())
+        return publish(job.output, job.run, library_versions())
 
 
 def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, counter: Any) -> None:
@@ -139,7 +154,7 @@ def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, coun
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the console; Ray's own files keep every record
             handler.setLevel(logging.ERROR)
-    plan = plan_score()
+    plan = plan_score(job.actors)
     models: dict[str, Any] = {
         "models": job.models,
         "versions": {category: version for category, (version, _) in job.run.models.items()},
@@ -161,37 +176,33 @@ def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, coun
             "run_id": job.run.run_id,
             **models,
         },
-        compute=_pool(job.n_actors or plan.n_actors),
+        compute=_pool(plan.min_actors, plan.max_actors),
         batch_size=job.batch_size,
         batch_format="pyarrow",
-        num_cpus=plan.cpus if job.n_actors is None else 0,
+        num_cpus=plan.cpus,
         num_gpus=plan.score_gpus or None,
         zero_copy_batch=True,
+        max_task_retries=DEATHS_PER_BATCH,
     )
     rows = rows.map_batches(
         MapActor,
         fn_constructor_kwargs={"threads": plan.threads, "counter": counter, **models},
-        compute=_pool(plan.n_actors),
+        compute=_pool(1, plan.max_actors),
         batch_size=job.batch_size,
         batch_format="pyarrow",
         num_cpus=0,
         num_gpus=plan.map_gpus or None,
         zero_copy_batch=True,
+        max_task_retries=DEATHS_PER_BATCH,
     )
     filesystem, path = arrow_filesystem(staging(job.output, job.run, "rows"))
-    try:
-        rows.write_parquet(path, filesystem=filesystem)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, DifferNetError) else None
-        raise cause or DifferNetError(f"the scoring job failed: {error.cause or error}") from error
+    rows_per_file = max(1, min(job.index.n_images // STAGED_FILES, MAX_ROWS_PER_STAGED_FILE))
+    with own_errors("the scoring job"):
+        rows.write_parquet(path, filesystem=filesystem, min_rows_per_file=rows_per_file)
 
 
-def _pool(n_actors: int) -> ray.data.ActorPoolStrategy:
-    return ray.data.ActorPoolStrategy(min_size=1, max_size=n_actors, max_tasks_in_flight_per_actor=2)
-
-
-def _progress(counts: Mapping[str, int], total: int) -> ScoreProgress:
-    return ScoreProgress(sum(counts.values()), total, counts)
+def _pool(least: int, most: int) -> ray.data.ActorPoolStrategy:
+    return ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2)
 
 
 class ScoringActor(ScoreImages):
@@ -213,6 +224,5 @@ class MapActor(MapGradients):
     def __call__(self, rows: pa.Table) -> pa.Table:
         """As `MapGradients`."""
         done = super().__call__(rows)
-        statuses = done["status"].value_counts().to_pylist()
-        self.counter.add.remote({item["values"]: item["counts"] for item in statuses})
+        self.counter.add.remote(count_statuses(done))
         return done

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 
 
 class StatusCounts:
-    """Rows done so far, by status, for people who watch; the published counts are counted from the rows."""
+    """Rows done so far, for people who watch; the published counts are counted from the rows."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, dict[str, int]] = {}
 
-    def add(self, counts: Mapping[str, int]) -> None:
-        """Adds the rows of a batch."""
-        for status, n in counts.items():
-            self._counts[status] = self._counts.get(status, 0) + n
+    def add(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Adds rows: category to status to how many."""
+        for category, by_status in counts.items():
+            known = self._counts.setdefault(category, {})
+            for status, n in by_status.items():
+                known[status] = known.get(status, 0) + n
 
-    def counts(self) -> dict[str, int]:
-        """Status to rows."""
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Category to status to rows."""
         return self._counts

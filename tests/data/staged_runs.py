@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from differnet_ray.data.manifest import image_id
-from differnet_ray.data.results import Run, plan_run, publish, staging
+from differnet_ray.data.index import image_id
+from differnet_ray.data.results import Run, plan_run, publish, staging, write_manifest
 from differnet_ray.data.tables import MANIFEST, SCORED_STATUSES, STAGED, STATUSES, Table, conform
 
 DAY = date(2026, 1, 31)
@@ -108,7 +108,13 @@ def published_run(output: str, run: Run, manifest: pa.Table | None = None, **how
     """Stages one row for each image of the manifest and publishes them; returns the record of the run."""
     manifest = SMALL if manifest is None else manifest
     stage(output, run, scored(manifest, run, **how))
-    return publish(output, run, manifest, LIBRARIES)
+    return publish_staged(output, run, manifest)
+
+
+def publish_staged(output: str, run: Run, manifest: pa.Table = SMALL) -> dict[str, Any]:
+    """Publishes what has been staged as the rows of a manifest."""
+    write_manifest(staging(output, run, "manifest"), manifest)
+    return publish(output, run, LIBRARIES)
 
 
 def files(output: str, *parts: str) -> dict[str, tuple[int, bytes]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from differnet_ray.config import CalibrationConfig, FitConfig, FlowConfig, Recipe
-from differnet_ray.data.manifest import image_id
+from differnet_ray.data.index import image_id
 from differnet_ray.data.model_store import HELD_OUT, Backbone, Decision, Lineage, ModelStore, StoredModel
 from differnet_ray.data.tables import CALIBRATION
 

@@ -17,7 +17,8 @@ from differnet_ray.data import archives, fetch
 from differnet_ray.data.archives import archive_kind, list_members
 from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.images import MAX_BYTES, check_size
-from differnet_ray.data.manifest import Listing, image_id
+from differnet_ray.data.index import image_id
+from differnet_ray.data.manifest import Listing
 from differnet_ray.data.storage import canonical, list_files
 from differnet_ray.errors import ConfigError, StorageError
 

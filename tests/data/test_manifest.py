@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from differnet_ray.data.manifest import IMAGE_SUFFIXES, Listing, check_category, image_id, list_images, sample, select, together
+from differnet_ray.data.index import IMAGE_SUFFIXES, image_id
+from differnet_ray.data.manifest import Listing, check_category, list_images, sample, select, together
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MANIFEST
 from differnet_ray.errors import ConfigError

@@ -28,6 +28,7 @@ from staged_runs import (
     map_of,
     parquet,
     parquet_files,
+    publish_staged,
     published_run,
     scored,
     stage,
@@ -35,10 +36,16 @@ from staged_runs import (
 
 from differnet_ray.data import results
 from differnet_ray.data.manifest import check_category
-from differnet_ray.data.results import publish, published, read_table, stage_manifest, staged_counts, staging
+from differnet_ray.data.results import published, read_table, stage_manifest, staged_counts, staging, write_manifest
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, STATUSES, Table, conform
 from differnet_ray.errors import ConfigError, ReconciliationError, TableError
+
+
+def write_small(uri: str) -> None:
+    """Writes the manifest of the small plant."""
+    write_manifest(uri, SMALL)
+
 
 PARTITIONS = ["100%25%20wool", "screw"]
 BOTH_TABLES = pytest.mark.parametrize("table", [SCORES, MAPS], ids=lambda table: table.name)
@@ -81,7 +88,7 @@ def test_nothing_is_lost_or_added_whatever_was_staged_in_whatever_order(
     shuffled = list(range(rows.num_rows))
     order.shuffle(shuffled)
     stage(output, run, rows.take(shuffled), n_files)
-    record = publish(output, run, SMALL, LIBRARIES)
+    record = publish_staged(output, run)
     assert by_id(read_table(output, SCORES)) == by_id(rows.select(SCORES.schema.names))
     assert record["counts"] == dict(Counter(rows["status"].to_pylist()))
     assert sum(record["counts"].values()) == record["n_images"] == SMALL.num_rows
@@ -92,7 +99,7 @@ def test_rows_are_sorted_by_time_then_name_and_those_without_a_time_come_last(ou
     run = a_run()
     rows = scored(SMALL, run)
     stage(output, run, rows.take(np.random.default_rng(0).permutation(rows.num_rows)))
-    publish(output, run, SMALL, LIBRARIES)
+    publish_staged(output, run)
     last = datetime.max.replace(tzinfo=UTC)
     for category in ("screw", "100% wool"):
         found = read_table(output, SCORES, category=category).to_pylist()
@@ -178,7 +185,7 @@ def test_maps_fill_their_files_however_many_were_staged(n_files: int, output: st
     run = a_run()
     rows = scored(SMALL, run, ["anomalous"])
     stage(output, run, rows, n_files)
-    publish(output, run, SMALL, LIBRARIES)
+    publish_staged(output, run)
     assert [pq.read_metadata(path).num_rows for path in sorted(parquet_files(output, MAPS))] == [4, 4, 1] * 2
     assert by_id(read_table(output, MAPS)) == by_id(rows.select(MAPS.schema.names))
 
@@ -250,7 +257,7 @@ def test_rows_that_do_not_reconcile_are_counted_and_nothing_is_published(change:
     run = a_run()
     stage(output, run, change(scored(SMALL, run)))
     with pytest.raises(ReconciliationError, match=said) as caught:
-        publish(output, run, SMALL, LIBRARIES)
+        publish_staged(output, run)
     assert run.run_id in str(caught.value)
     assert {name: file for name, file in files(output).items() if not name.startswith("_staging/")} == untouched
     assert published(output, run) is None
@@ -258,7 +265,7 @@ def test_rows_that_do_not_reconcile_are_counted_and_nothing_is_published(change:
 
 def test_a_run_that_staged_nothing_does_not_reconcile(output: str) -> None:
     with pytest.raises(ReconciliationError, match="of 18 images 18 have no row"):
-        publish(output, a_run(), SMALL, LIBRARIES)
+        publish_staged(output, a_run())
 
 
 def test_staged_rows_of_another_schema_are_refused_and_nothing_is_published(output: str) -> None:
@@ -267,7 +274,7 @@ def test_staged_rows_of_another_schema_are_refused_and_nothing_is_published(outp
     no_uri = pa.array([None] * rows.num_rows, pa.string())
     stage(output, run, rows.set_column(rows.schema.get_field_index("uri"), "uri", no_uri))
     with pytest.raises(TableError, match="'uri' is null"):
-        publish(output, run, SMALL, LIBRARIES)
+        publish_staged(output, run)
     assert files(output, "scores") == files(output, "runs") == {}
 
 
@@ -276,30 +283,30 @@ def test_staged_rows_of_another_schema_are_refused_and_nothing_is_published(outp
 
 def test_staging_is_removed_once_a_run_is_published_and_others_keep_theirs(output: str) -> None:
     run, other = a_run(), a_run(n_transforms="4")
-    stage_manifest(output, other, SMALL)
-    stage_manifest(output, run, SMALL)
+    stage_manifest(output, other, write_small)
+    stage_manifest(output, run, write_small)
     published_run(output, run)
-    assert set(files(output, "_staging")) == {f"{other.run_id}/{name}" for name in ("fingerprint", "manifest/manifest.parquet")}
+    assert set(files(output, "_staging")) == {f"{other.run_id}/{name}" for name in ("fingerprint", "manifest/00000.parquet")}
 
 
 def test_what_the_same_run_staged_stays_and_what_another_of_its_name_did_goes(output: str) -> None:
     run, other = a_run(run_id="night"), a_run(run_id="night", n_transforms="4")
-    stage_manifest(output, run, SMALL)
+    stage_manifest(output, run, write_small)
     stage(output, run, scored(SMALL, run))
     expected = files(output, "_staging")
     torn = Path(staging(output, run, "rows", "torn.parquet").removeprefix("file://"))
     torn.write_bytes(b"PAR1")
-    assert sum(staged_counts(output, run).values()) == SMALL.num_rows
+    assert sum(n for counts in staged_counts(output, run).values() for n in counts.values()) == SMALL.num_rows
     torn.unlink()
-    stage_manifest(output, run, SMALL)
+    stage_manifest(output, run, write_small)
     assert files(output, "_staging") == expected
-    stage_manifest(output, other, SMALL)
+    stage_manifest(output, other, write_small)
     assert staged_counts(output, other) == {}
 
 
 def test_the_staged_manifest_is_the_manifest(output: str) -> None:
     run = a_run()
-    uri = stage_manifest(output, run, SMALL)
+    uri = stage_manifest(output, run, write_small)
     assert uri == staging(output, run, "manifest") == f"{output}/_staging/{run.run_id}/manifest"
     assert pq.read_table(uri.removeprefix("file://")).equals(SMALL)
 

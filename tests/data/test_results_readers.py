@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from staged_runs import CATEGORIES, DAY, MAP_SHAPE, a_run, manifest_of, map_of, published_run, stage
 
-from differnet_ray.data.results import read_table, stage_manifest
+from differnet_ray.data.results import read_table, stage_manifest, write_manifest
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MAPS, SCORES
 
@@ -34,7 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for day in DAYS:
         published_run(output, a_run(dt=day), manifest)
     unfinished = a_run(n_transforms="4")
-    stage_manifest(output, unfinished, manifest)
+    stage_manifest(output, unfinished, lambda uri: write_manifest(uri, manifest))
     stage(output, unfinished, pa.table({"image_id": ["not to be seen"]}))
     return folder
 

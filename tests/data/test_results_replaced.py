@@ -6,10 +6,10 @@ import json
 from datetime import timedelta
 
 import pytest
-from staged_runs import DAY, LIBRARIES, SMALL, a_run, by_id, files, manifest_of, published_run, scored, stage
+from staged_runs import DAY, SMALL, a_run, by_id, files, manifest_of, publish_staged, published_run, scored, stage
 
 from differnet_ray.data import results, storage
-from differnet_ray.data.results import publish, published, read_table
+from differnet_ray.data.results import published, read_table
 from differnet_ray.data.tables import MAPS, SCORES
 from differnet_ray.errors import StorageError
 
@@ -32,7 +32,7 @@ def test_the_order_in_which_rows_were_staged_changes_no_byte(output: str) -> Non
     contents = []
     for order, n_files in ((range(18), 1), (range(17, -1, -1), 1), (range(17, -1, -1), 7)):
         stage(output, run, rows.take(list(order)), n_files)
-        publish(output, run, SMALL, LIBRARIES)
+        publish_staged(output, run)
         contents.append({name: data for name, (_, data) in files(output).items() if not name.startswith("runs/")})
     assert [name for name in contents[0] if any(content.get(name) != contents[0][name] for content in contents)] == []
 
@@ -87,9 +87,9 @@ def test_a_publication_that_failed_half_way_is_completed_by_the_next(
     with monkeypatch.context() as patch:
         fail_at(fails_at, patch)
         with pytest.raises(StorageError, match="the disk is full"):
-            publish(output, run, SMALL, LIBRARIES)
+            publish_staged(output, run)
     assert published(output, run) is None
-    publish(output, run, SMALL, LIBRARIES)
+    publish_staged(output, run)
     assert by_id(read_table(output, SCORES)) == by_id(scored(SMALL, run, scale=2.0).select(SCORES.schema.names))
     assert read_table(output, MAPS).num_rows == 2
 
@@ -102,7 +102,7 @@ def test_a_publication_that_failed_leaves_what_readers_see(fails_at: int, output
     stage(output, run, scored(SMALL, run, scale=2.0))
     fail_at(fails_at, monkeypatch)
     with pytest.raises(StorageError, match="the disk is full"):
-        publish(output, run, SMALL, LIBRARIES)
+        publish_staged(output, run)
     assert read_table(output, SCORES).num_rows == SMALL.num_rows
     assert (by_id(read_table(output, SCORES)), by_id(read_table(output, MAPS))) == seen
 

@@ -15,6 +15,7 @@ from differnet_ray.data.manifest import Listing, list_images, select
 from differnet_ray.data.results import plan_run, read_table
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MAPS, SCORES
+from differnet_ray.distributed.index import index_listing
 from differnet_ray.distributed.score import ScoreJob, models_in_use, score_archive
 from differnet_ray.stages import MapGradients, ScoreImages
 from differnet_ray.verbs import run_score
@@ -40,9 +41,9 @@ def score(listing: Listing, models: str, output: Path, **how: object) -> dict[st
     """A run through Ray with its own actors and batches."""
     in_use, sizes = models_in_use(canonical(models), listing.categories, {})
     run = plan_run(dt=DAY, listing_digest=listing.digest(), models=in_use, options={})
-    job = ScoreJob(run=run, listing=listing, models=canonical(models), output=canonical(str(output)), **how)  # type: ignore[arg-type]
+    job = ScoreJob(run=run, index=index_listing(listing), models=canonical(models), output=canonical(str(output)), **how)  # type: ignore[arg-type]
     seen: list[int] = []
-    record = score_archive(job, sizes, lambda progress: seen.append(progress.done))
+    record = score_archive(job, sizes, lambda progress: seen.append(progress.all_done))
     assert seen[-1] == listing.table.num_rows
     return record
 
@@ -108,7 +109,7 @@ def test_scores_do_not_change_with_actors_batches_or_order(
 ) -> None:
     output, _, listing = scored  # by one actor, in batches of 16
     order = np.random.default_rng(1).permutation(listing.table.num_rows)
-    score(Listing(listing.table.take(order)), models, tmp_path, n_actors=3, batch_size=5)
+    score(Listing(listing.table.take(order)), models, tmp_path, actors=(3, 3), batch_size=5)
     expected, found = (read_table(canonical(str(folder)), SCORES) for folder in (output, tmp_path))
     for column in ("status", "anomaly_score", "score_std", "p_value", "peak_x", "peak_y", "area_fraction"):
         assert by_image(found, column) == by_image(expected, column)

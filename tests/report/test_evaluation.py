@@ -20,7 +20,7 @@ from sklearn import metrics as oracle  # type: ignore[import-untyped]
 
 from differnet_ray.data.manifest import Listing, list_images, select
 from differnet_ray.data.masks import has_masks, mask_uri, read_mask
-from differnet_ray.data.results import plan_run, publish, read_table, staging
+from differnet_ray.data.results import plan_run, publish, read_table, staging, write_manifest
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import SCORES, STAGED, conform
 from differnet_ray.errors import ConfigError, ImageError
@@ -99,7 +99,8 @@ def published(
     folder = Path(staging(canonical(str(output)), run, "rows").removeprefix("file://"))
     folder.mkdir(parents=True)
     pq.write_table(conform(pa.Table.from_pylist(rows, schema=STAGED), STAGED), folder / "0.parquet")
-    publish(canonical(str(output)), run, listing.table, {})
+    write_manifest(staging(canonical(str(output)), run, "manifest"), listing.table)
+    publish(canonical(str(output)), run, {})
     return read_table(canonical(str(output)), SCORES, dt=dt)
 
 
