@@ -30,8 +30,9 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from differnet_ray.errors import ConfigError, DifferNetError, ReplacedError, StorageError, UnavailableError
 
 FILE, S3 = "file://", "s3://"
-# Of a request to S3, with random waits in between that double; s3fs asks so often again where a store is busy or a body is cut
-ATTEMPTS = 5
+# botocore and Arrow try a request so often, with random waits in between that double; where the store is busy, the connection
+# closed or a body cut short, s3fs tries that five times, as `_get` does
+ATTEMPTS, BODY_ATTEMPTS = 3, 5
 TIMEOUT = 30  # seconds to connect, and between bytes
 PATIENCE, SECONDS_BETWEEN_LOOKS = 60.0, 2.0  # with a store that does not answer at all
 READ_THREADS = 8  # that may read side by side: they wait for storage
@@ -126,14 +127,18 @@ def _read(filesystem: Any, uri: str, path: str, etag: str | None, start: int = 0
         return file.read(-1 if end is None else end - start)
 
 
+class _CutShort(OSError):
+    """An answer of S3 whose body ended too early."""
+
+
 @retry(
-    retry=retry_if_exception_type(S3_RETRYABLE_ERRORS),
+    retry=retry_if_exception_type(_CutShort),
     wait=wait_random_exponential(multiplier=0.1, max=5),
-    stop=stop_after_attempt(ATTEMPTS),
+    stop=stop_after_attempt(BODY_ATTEMPTS),
     reraise=True,
 )
 def _get(filesystem: Any, uri: str, path: str, etag: str | None, start: int, end: int | None) -> bytes:
-    """Reads an object and compares its etag by one request; one whose body is cut short is asked for again."""
+    """Reads an object and compares its etag by one request."""
     bucket, key = path.split("/", 1)
     wanted = {} if (start, end) == (0, None) else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
 
@@ -142,6 +147,8 @@ def _get(filesystem: Any, uri: str, path: str, etag: str | None, start: int, end
         try:
             _check_etag(uri, etag, answer["ETag"])
             return bytes(await answer["Body"].read())
+        except S3_RETRYABLE_ERRORS as error:
+            raise _CutShort(f"{type(error).__name__}: {error}") from error
         finally:
             answer["Body"].close()
 
@@ -410,7 +417,7 @@ def arrow_filesystem(uri: str) -> tuple[arrow_fs.FileSystem, str]:
     filesystem = arrow_fs.S3FileSystem(
         endpoint_override=endpoint,
         region=_region(),
-        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=2 * ATTEMPTS),
+        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS * BODY_ATTEMPTS),
         connect_timeout=TIMEOUT,
         request_timeout=TIMEOUT,
     )
@@ -429,7 +436,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         use_listings_cache=False,
         client_kwargs={"region_name": _region()},  # of its own accord botocore knows AWS_DEFAULT_REGION alone
         config_kwargs={
-            "retries": {"mode": "standard", "max_attempts": ATTEMPTS},
+            "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
             "connect_timeout": TIMEOUT,
             "read_timeout": TIMEOUT,
         },
