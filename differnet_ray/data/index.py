@@ -259,7 +259,7 @@ def _cached(uri: str, source: Source) -> pa.Table | None:
     try:
         known = pq.read_table(io.BytesIO(read_bytes(uri)))
         right = json.loads(known.schema.metadata[b"source"]) == [CACHE_FORMAT, source.uri, source.etag]
-        return known.cast(_CACHED) if right and source.etag else None
+        return known.cast(_CACHED.with_metadata(known.schema.metadata)) if right and source.etag else None
     except (FileNotFoundError, pa.ArrowException, TypeError, KeyError, ValueError):  # none, or damaged
         return None
 

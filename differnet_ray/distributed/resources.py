@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,19 +26,21 @@ THREADS_PER_ACTOR = 4  # convolutions of one image stop gaining from more
 def cluster() -> Iterator[None]:
     """Connects to the cluster that `RAY_ADDRESS` or the surrounding Ray job names, else starts a local one.
 
-    A connection that is there already is used and left open. In the block SIGTERM interrupts, as Ctrl-C does.
+    A connection that is there already is used and left open. In the block SIGTERM interrupts, as Ctrl-C does, and what Ray
+    prints goes to stderr: stdout is for results.
     """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {}
-    if address == "local":  # two CPUs at least: see `plan_score`
+    if address == "local":  # two CPUs at least: one for the actor that drops finished rows, one for reads
         local = {"include_dashboard": False, "num_cpus": max(2, os.cpu_count() or 1)}
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the process at once
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
@@ -63,20 +66,21 @@ class ScorePlan:
     Attributes:
         min_actors, max_actors: number of scoring actors, between which it follows the work; and at most so many map actors.
         threads: images that each works on at a time.
-        cpus: logical CPUs that a scoring actor reserves; reads, decoding and writes need the rest.
         score_gpus, map_gpus: share of a GPU of each actor; 0 on a cluster without.
     """
 
     min_actors: int
     max_actors: int
     threads: int
-    cpus: int
     score_gpus: float
     map_gpus: float
 
 
 def plan_score(actors: tuple[int, int] | None = None) -> ScorePlan:
     """A plan for the cluster as it is.
+
+    Actors reserve no CPUs: one that has lost its node could not start again where all CPUs are taken, and its work would wait
+    for ever, as it would where they leave none to reads and writes.
 
     Args:
         actors: least and largest number of scoring actors; None: up to one per GPU, or up to one per four cores where there
@@ -86,15 +90,12 @@ def plan_score(actors: tuple[int, int] | None = None) -> ScorePlan:
     if gpus >= 1:
         least, most = actors or (1, int(gpus))
         share = 1 / math.ceil(most / int(gpus))  # of a GPU, for a scoring actor and a map actor
-        return ScorePlan(least, most, threads=1, cpus=0, score_gpus=0.75 * share, map_gpus=0.25 * share)
+        return ScorePlan(least, most, threads=1, score_gpus=0.75 * share, map_gpus=0.25 * share)
     threads = min(THREADS_PER_ACTOR, max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]))
     least, most = actors or (1, max(1, cores // threads))
     if actors is not None:
         threads = max(1, min(threads, cores // most))
-    # On a small machine the pool must leave a CPU for the actor that drops finished rows, and one for reads and writes, or
-    # the plan hangs: it has to hold at least its smallest number
-    cpus = max(0, min(threads - 1, (cores - 2) // least))
-    return ScorePlan(least, most, threads, cpus, score_gpus=0, map_gpus=0)
+    return ScorePlan(least, most, threads, score_gpus=0, map_gpus=0)
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,16 @@ from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.results import Run, count_statuses, publish, stage_manifest, staged_counts, staging
 from differnet_ray.data.storage import arrow_filesystem, delete
 from differnet_ray.distributed.index import Index
+from differnet_ray.distributed.ledger import Ledger
 from differnet_ray.distributed.resources import beside_driver, own_errors, plan_score, watched
 from differnet_ray.distributed.resume import resumable
-from differnet_ray.distributed.status_counts import StatusCounts
 from differnet_ray.errors import ConfigError
 from differnet_ray.stages import MapGradients, Maps, ScoreImages, best_device
 from differnet_ray.versions import library_versions
 
 ROWS_PER_BLOCK = 16  # 16 decoded images of 448 x 448 pixels take 9.6 MB of the object store
 STAGED_FILES, MAX_ROWS_PER_STAGED_FILE = 100, 1024  # a kill loses about one file's rows: a hundredth of the work
-DEATHS_PER_BATCH = 5  # of the actors that work on a batch, until the job ends: by default Ray tries for ever
+DEATHS = 2  # of an actor over a batch, until it works on one image after the other; and over one, until that is left out
 
 
 @dataclass(frozen=True)
@@ -141,21 +141,23 @@ def score_archive(
         if not job.resume:
             delete(staging(job.output, job.run))
         manifest = stage_manifest(job.output, job.run, job.index.write)
-        counter = beside_driver(StatusCounts)
-        ray.get(counter.add.remote(staged_counts(job.output, job.run)))
-        watching = watched(lambda: ScoreProgress(job.index.counts, ray.get(counter.counts.remote())), on_progress)
+        ledger = beside_driver(Ledger)
+        ray.get(ledger.add.remote(staged_counts(job.output, job.run)))
+        watching = watched(lambda: ScoreProgress(job.index.counts, ray.get(ledger.counts.remote())), on_progress)
         with watching, resumable(staging(job.output, job.run, "done")):
-            _run_plan(job, image_sizes, manifest, counter)
+            _run_plan(job, image_sizes, manifest, ledger)
         return publish(job.output, job.run, library_versions())
 
 
-def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, counter: Any) -> None:
+def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, ledger: Any) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours are on
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the console; Ray's own files keep every record
             handler.setLevel(logging.ERROR)
     plan = plan_score(job.actors)
-    models: dict[str, Any] = {
+    common: dict[str, Any] = {
+        "ledger": ledger,
+        "threads": plan.threads,
         "models": job.models,
         "versions": {category: version for category, (version, _) in job.run.models.items()},
     }
@@ -169,31 +171,28 @@ def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, coun
     rows = rows.map_batches(
         ScoringActor,
         fn_constructor_kwargs={
-            "threads": plan.threads,
             "n_transforms": job.n_transforms,
             "maps": job.maps,
             "dt": job.run.dt,
             "run_id": job.run.run_id,
-            **models,
+            **common,
         },
         compute=_pool(plan.min_actors, plan.max_actors),
         batch_size=job.batch_size,
         batch_format="pyarrow",
-        num_cpus=plan.cpus,
+        num_cpus=0,
         num_gpus=plan.score_gpus or None,
         zero_copy_batch=True,
-        max_task_retries=DEATHS_PER_BATCH,
     )
     rows = rows.map_batches(
         MapActor,
-        fn_constructor_kwargs={"threads": plan.threads, "counter": counter, **models},
+        fn_constructor_kwargs=common,
         compute=_pool(1, plan.max_actors),
         batch_size=job.batch_size,
         batch_format="pyarrow",
         num_cpus=0,
         num_gpus=plan.map_gpus or None,
         zero_copy_batch=True,
-        max_task_retries=DEATHS_PER_BATCH,
     )
     filesystem, path = arrow_filesystem(staging(job.output, job.run, "rows"))
     rows_per_file = max(1, min(job.index.n_images // STAGED_FILES, MAX_ROWS_PER_STAGED_FILE))
@@ -208,21 +207,57 @@ def _pool(least: int, most: int) -> ray.data.ActorPoolStrategy:
 class ScoringActor(ScoreImages):
     """`ScoreImages` with its share of the cores: images side by side, each by one thread, whatever the cluster."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, ledger: Any, **arguments: Any) -> None:
         torch.set_num_threads(1)
-        super().__init__(device=best_device(), **arguments)
-
-
-class MapActor(MapGradients):
-    """`MapGradients` with its share of the cores, which also tells the counter what is done."""
-
-    def __init__(self, *, counter: Any, **arguments: Any) -> None:
-        torch.set_num_threads(1)
-        self.counter = counter
+        self.ledger = ledger
         super().__init__(device=best_device(), **arguments)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """As `MapGradients`."""
-        done = super().__call__(rows)
-        self.counter.add.remote(count_statuses(done))
+        """As `ScoreImages`; an image that kills this process again and again is `failed`."""
+        failed = {"pixels": None, "status": "failed", "error": f"the process that scored it died {DEATHS} times"}
+        return _survived(self.ledger, "score", rows, super().__call__, failed)
+
+
+class MapActor(MapGradients):
+    """`MapGradients` with its share of the cores, which also tells the ledger what is done."""
+
+    def __init__(self, *, ledger: Any, **arguments: Any) -> None:
+        torch.set_num_threads(1)
+        self.ledger = ledger
+        super().__init__(device=best_device(), **arguments)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """As `MapGradients`; an image that kills this process again and again has no map."""
+        done = _survived(self.ledger, "map", rows, super().__call__, {"pixels": None})
+        self.ledger.add.remote(count_statuses(done))
         return done
+
+
+def _survived(
+    ledger: Any, stage: str, rows: pa.Table, work: Callable[[pa.Table], pa.Table], instead: Mapping[str, Any]
+) -> pa.Table:
+    """Works on rows: one by one where the process died of them, and with `instead` in one that it died of alone.
+
+    Ray starts an actor that died again, with the same rows, for ever, and that is right: nodes may come and go.
+    """
+    if rows.num_rows == 0:
+        return work(rows)
+    names = rows["image_id"].to_pylist()
+    batch = f"{stage} {names[0]} and {len(names) - 1} more"
+    if ray.get(ledger.begin.remote(batch)) < DEATHS:
+        done = work(rows)
+    else:
+        alone = (_alone(ledger, f"{stage} {name}", rows.slice(n, 1), work, instead) for n, name in enumerate(names))
+        done = pa.concat_tables(alone)
+    ledger.end.remote(batch)
+    return done
+
+
+def _alone(ledger: Any, name: str, row: pa.Table, work: Callable[[pa.Table], pa.Table], instead: Mapping[str, Any]) -> pa.Table:
+    if ray.get(ledger.begin.remote(name)) >= DEATHS:
+        for column, value in instead.items():
+            field = row.schema.field(column)
+            row = row.set_column(row.schema.get_field_index(column), field, pa.array([value], field.type))
+    done = work(row)
+    ledger.end.remote(name)
+    return done

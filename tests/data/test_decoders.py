@@ -8,29 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deadly_images import DECODER_FAULT, POISON
 from PIL import Image
 
 from differnet_ray.data.decoders import Decoders
 from differnet_ray.data.images import decode
 from differnet_ray.errors import ImageError
-
-# A decoder with a fault, as Python finds it when it starts: it aborts at a certain comment, as a damaged C library would
-FAULT = """
-import os, PIL.Image
-load = PIL.Image.Image.load
-def faulty(self):
-    if self.info.get("comment") == b"poison":
-        os.abort()
-    return load(self)
-PIL.Image.Image.load = faulty
-import PIL.ImageFile
-file_load = PIL.ImageFile.ImageFile.load
-def faulty_file(self):
-    if self.info.get("comment") == b"poison":
-        os.abort()
-    return file_load(self)
-PIL.ImageFile.ImageFile.load = faulty_file
-"""
 
 
 def jpeg(seed: int, comment: bytes = b"fine") -> bytes:
@@ -65,10 +48,10 @@ def test_an_image_that_cannot_be_decoded_has_the_same_reason(data: bytes, status
 
 
 def test_an_image_that_kills_its_decoder_is_the_only_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sitecustomize.py").write_text(FAULT)
+    (tmp_path / "sitecustomize.py").write_text(DECODER_FAULT)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     decoders = Decoders(2)
-    images = [jpeg(seed, b"poison" if seed in (3, 4, 11) else b"fine") for seed in range(16)]
+    images = [jpeg(seed, POISON if seed in (3, 4, 11) else b"fine") for seed in range(16)]
 
     def reason(data: bytes) -> str:
         try:
