@@ -18,8 +18,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-Fault = Literal["slow_down", "cut", "reset"]
+Fault = Literal["slow_down", "cut", "reset", "denied"]
 SLOW_DOWN = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
+DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 LARGEST_BODY = 2**30
 
@@ -78,6 +79,8 @@ class FaultProxy:
         body = await request.read()
         if fault == "slow_down":
             return web.Response(status=503, body=SLOW_DOWN, content_type="application/xml")
+        if fault == "denied":
+            return web.Response(status=403, body=DENIED, content_type="application/xml")
         if fault == "reset":
             return self._close(request)
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP]

@@ -116,14 +116,19 @@ def test_the_job_files_and_their_configuration_are_valid(name: str) -> None:
     assert "Usage: jobs/" in result.stdout
 
 
-def test_score_refuses_a_bad_date_a_bad_model_and_images_without_category(factory: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("local_ray")
+def test_score_refuses_what_it_cannot_do(factory: Path, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "a.jpg").write_bytes((factory / "lid" / "test" / "good" / "00.jpg").read_bytes())
     where = ["--models", tmp_path / "m", "--output", tmp_path / "o"]
     refused(run("score", "--input", factory, *where, "--date", "31.1.2026"), "YYYY-MM-DD")
     refused(run("score", "--input", factory, *where, "--model", "lid"), "NAME=VERSION")
     refused(run("score", "--input", tmp_path / "plain", *where), "1 images have no category", "--path-pattern")
-    refused(run("score", "--input", factory, *where), "has no model of any category", "run fit first")
+    refused(run("score", "--input", factory, *where), "has no model of lid, plate", "run fit first")
+    for actors in ("0:2", "3:2", "many", "1:2:3", ":"):
+        refused(
+            run("score", "--input", factory, *where, "--score-actors", actors), f"--score-actors {actors}: expected MIN:MAX"
+        )
 
 
 def test_models_list_of_an_empty_store_is_empty_and_show_names_what_is_missing(tmp_path: Path) -> None:

@@ -216,8 +216,9 @@ def _contents(images: Sequence[_Wanted]) -> Iterator[bytes | ImageError]:
 
 def _worth_another_try(error: Exception, uri: str) -> bool:
     """Whether the storage as a whole was away when a read failed, and is back; raises where it stays away."""
-    of_storage = isinstance(error, StorageError) and not isinstance(error, ReplacedError)
-    return of_storage and wait_until_available(uri)
+    if isinstance(error, ReplacedError) or not isinstance(error, StorageError):
+        return False
+    return wait_until_available(uri, error)
 
 
 def _reason(error: Exception) -> DifferNetError:

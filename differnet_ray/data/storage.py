@@ -21,19 +21,18 @@ from typing import IO, Any
 
 import fsspec
 from botocore.exceptions import NoCredentialsError
+from botocore.handlers import add_expect_header
 from fsspec.asyn import sync
 from fsspec.implementations.local import make_path_posix
 from pyarrow import fs as arrow_fs
-from s3fs.core import S3_RETRYABLE_ERRORS
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from s3fs.core import S3_RETRYABLE_ERRORS, S3File
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from differnet_ray.errors import ConfigError, DifferNetError, ReplacedError, StorageError, UnavailableError
 
 FILE, S3 = "file://", "s3://"
-# botocore and Arrow try a request so often, with random waits in between that double; where the store is busy, the connection
-# closed or a body cut short, s3fs tries that five times, as `_get` does
-ATTEMPTS, BODY_ATTEMPTS = 3, 5
-TIMEOUT = 30  # seconds to connect, and between bytes
+ATTEMPTS = 5  # of a request to S3, and of one whose answer was cut short; the waits in between are random, and double
+TIMEOUT = 15.0  # seconds to connect, and between bytes
 PATIENCE, SECONDS_BETWEEN_LOOKS = 60.0, 2.0  # with a store that does not answer at all
 READ_THREADS = 8  # that may read side by side: they wait for storage
 PRECONDITION_FAILED, NOT_IMPLEMENTED = 412, 501  # HTTP
@@ -105,7 +104,7 @@ def read_bytes(uri: str, etag: str | None = None) -> bytes:
     filesystem, path = _filesystem(uri)
     with _explained("read", uri, missing_is_an_answer=True):
         if etag is None:
-            return bytes(filesystem.cat_file(path))  # parts of a large file side by side
+            return _cat(filesystem, path)
         return _read(filesystem, uri, path, etag)
 
 
@@ -120,24 +119,29 @@ def read_range(uri: str, start: int, end: int, etag: str | None = None) -> bytes
 
 def _read(filesystem: Any, uri: str, path: str, etag: str | None, start: int = 0, end: int | None = None) -> bytes:
     if uri.startswith(S3):
-        return _get(filesystem, uri, path, etag, start, end)
+        return _get(filesystem, path, etag, start, end)
     with open(path, "rb") as file:
         _check_etag(uri, etag, _local_etag(os.fstat(file.fileno())))
         file.seek(start)
         return file.read(-1 if end is None else end - start)
 
 
-class _CutShort(OSError):
-    """An answer of S3 whose body ended too early."""
-
-
-@retry(
-    retry=retry_if_exception_type(_CutShort),
+# Reads again what botocore does not: answers that were cut short
+_again = retry(
+    retry=retry_if_exception_type(S3_RETRYABLE_ERRORS),
     wait=wait_random_exponential(multiplier=0.1, max=5),
-    stop=stop_after_attempt(BODY_ATTEMPTS),
+    stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TIMEOUT),  # a request that failed has been tried long enough
     reraise=True,
 )
-def _get(filesystem: Any, uri: str, path: str, etag: str | None, start: int, end: int | None) -> bytes:
+
+
+@_again
+def _cat(filesystem: Any, path: str) -> bytes:
+    return bytes(filesystem.cat_file(path))  # parts of a large object side by side
+
+
+@_again
+def _get(filesystem: Any, path: str, etag: str | None, start: int, end: int | None) -> bytes:
     """Reads an object and compares its etag by one request."""
     bucket, key = path.split("/", 1)
     wanted = {} if (start, end) == (0, None) else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
@@ -145,15 +149,20 @@ def _get(filesystem: Any, uri: str, path: str, etag: str | None, start: int, end
     async def get() -> bytes:
         answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **wanted)
         try:
-            _check_etag(uri, etag, answer["ETag"])
+            _check_etag(S3 + path, etag, answer["ETag"])
             return bytes(await answer["Body"].read())
-        except S3_RETRYABLE_ERRORS as error:
-            raise _CutShort(f"{type(error).__name__}: {error}") from error
         finally:
             answer["Body"].close()
 
     content: bytes = sync(filesystem.loop, get)
     return content
+
+
+class _Object(S3File):  # type: ignore[misc]
+    """An object of which parts are read: all of the same version."""
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return _get(self.fs, self.path, self.details["ETag"], start, end) if start < end else b""
 
 
 def _check_etag(uri: str, listed: str | None, found: str) -> None:
@@ -183,14 +192,20 @@ def open_input(uri: str, *, etag: str | None = None, read_ahead: int = 2**18) ->
         StorageError: it cannot be read.
     """
     filesystem, path = _filesystem(uri)
-    with _explained("read", uri, missing_is_an_answer=True), filesystem.open(path, "rb", block_size=read_ahead) as file:
-        if etag is not None:
-            _check_etag(uri, etag, file.details["ETag"] if uri.startswith(S3) else _local_etag(os.fstat(file.fileno())))
+    with (
+        _explained("read", uri, missing_is_an_answer=True),
+        _Object(filesystem, path, block_size=read_ahead) if uri.startswith(S3) else open(path, "rb") as file,
+    ):
+        _check_etag(uri, etag, file.details["ETag"] if isinstance(file, _Object) else _local_etag(os.fstat(file.fileno())))
         yield file
 
 
-def wait_until_available(uri: str) -> bool:
+def wait_until_available(uri: str, failure: StorageError) -> bool:
     """After a read failed: waits until the storage that it was from answers, and returns whether that took any waiting.
+
+    Args:
+        uri: of the file.
+        failure: what reading it raised. Where we may not list either, it says whether we are refused altogether.
 
     Raises:
         UnavailableError: it refuses us, or does not answer within a minute.
@@ -198,15 +213,19 @@ def wait_until_available(uri: str) -> bool:
     if uri.startswith(FILE):
         return False
     filesystem, path = _filesystem(uri)
-    bucket, began, waited = path.split("/", 1)[0], time.monotonic(), False
+    bucket, _, key = path.partition("/")
+    began, waited = time.monotonic(), False
     while True:
         try:
-            filesystem.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+            filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1, timeout=TIMEOUT)
             return waited
         except Exception as error:  # botocore and aiohttp have exceptions of their own
+            forbidden = _response(error).get("Error", {}).get("Code") == "AccessDenied"
+            if forbidden and not isinstance(failure.__cause__, PermissionError):
+                return waited  # it answers, and knows us: we may read, and not list
             if isinstance(error, PermissionError | NoCredentialsError) or time.monotonic() - began > PATIENCE:
                 raise UnavailableError(
-                    f"the storage {S3}{bucket} does not work any more: {type(error).__name__}: {error}; check endpoint, "
+                    f"the storage {S3}{bucket} does not work any more: {type(error).__name__}: {_said(error)}; check endpoint, "
                     "credentials and what they may do (reading and listing), and run the same command again: what is finished "
                     "is kept"
                 ) from error
@@ -235,11 +254,12 @@ def write_bytes(uri: str, data: bytes, *, create_only: bool = False) -> None:
 
 
 def _put(filesystem: Any, path: str, data: bytes, create_only: bool) -> bool:
+    # A server is not asked whether it would take the data: for that answer aiohttp waits without end
+    filesystem.connect().meta.events.unregister("before-call.s3", add_expect_header)
     try:
         filesystem.pipe_file(path, data, mode="create" if create_only else "overwrite")
     except OSError as error:  # s3fs has one error number for many answers
-        response: dict[str, Any] = getattr(error.__cause__, "response", {})
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
         if not create_only or status not in (PRECONDITION_FAILED, NOT_IMPLEMENTED):
             raise
         if status == PRECONDITION_FAILED or filesystem.exists(path):
@@ -417,7 +437,7 @@ def arrow_filesystem(uri: str) -> tuple[arrow_fs.FileSystem, str]:
     filesystem = arrow_fs.S3FileSystem(
         endpoint_override=endpoint,
         region=_region(),
-        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS * BODY_ATTEMPTS),
+        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
         connect_timeout=TIMEOUT,
         request_timeout=TIMEOUT,
     )
@@ -436,11 +456,13 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         use_listings_cache=False,
         client_kwargs={"region_name": _region()},  # of its own accord botocore knows AWS_DEFAULT_REGION alone
         config_kwargs={
-            "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+            # "standard" gives up at once after some hundred faults, as a busy store has them in a minute
+            "retries": {"mode": "legacy", "total_max_attempts": ATTEMPTS},
             "connect_timeout": TIMEOUT,
             "read_timeout": TIMEOUT,
         },
     )
+    filesystem.retries = 1  # of s3fs, by which those of botocore would be multiplied
     return filesystem, uri.removeprefix(S3)
 
 
@@ -458,6 +480,16 @@ def _explained(verb: str, uri: str, *, missing_is_an_answer: bool = False) -> It
         mend = "; check the credentials, and what they may do" if uri.startswith(S3) else ""
         raise StorageError(f"cannot {verb} {uri}: {error}{mend}") from error
     except OSError as error:
-        raise StorageError(f"cannot {verb} {uri}: {error}") from error
+        raise StorageError(f"cannot {verb} {uri}: {_said(error)}") from error
     except Exception as error:  # botocore and aiohttp have exceptions of their own for the same faults
         raise StorageError(f"cannot {verb} {uri}: {type(error).__name__}: {error}") from error
+
+
+def _response(error: Exception) -> dict[str, Any]:
+    """The answer of S3 that s3fs made an exception of."""
+    response: dict[str, Any] = getattr(error.__cause__, "response", {})
+    return response
+
+
+def _said(error: Exception) -> str:
+    return str(error) or "no answer in time"  # fsspec has no words for a timeout

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError
@@ -244,6 +245,8 @@ def test_a_disk_without_hard_links_looks_first(root: str, monkeypatch: pytest.Mo
 
 class StoreWithoutConditions:
     """Answers a conditional write as S3 servers do that do not know it."""
+
+    connect = Mock()
 
     def __init__(self, status: int) -> None:
         self.status, self.objects = status, {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,17 @@ from s3fs import S3FileSystem
 from differnet_ray.data import storage
 from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.manifest import list_images
-from differnet_ray.data.storage import arrow_filesystem, canonical, join, list_files, read_bytes, read_range, write_bytes
+from differnet_ray.data.storage import (
+    arrow_filesystem,
+    canonical,
+    delete,
+    join,
+    list_files,
+    open_input,
+    read_bytes,
+    read_range,
+    write_bytes,
+)
 from differnet_ray.errors import ReplacedError, StorageError, UnavailableError
 
 NAMES = [f"{n:03d}.png" for n in range(12)]
@@ -81,7 +92,7 @@ def test_what_stays_is_a_row_with_the_reason(fault: str, said: str, bucket: str,
     assert said in found[3][1]
     assert NAMES[3] in found[3][1]
     assert {status for status, _ in found[:3] + found[4:]} == {""}
-    assert 5 <= sum(NAMES[3] in request.key for request in proxy.requests) <= 20  # tried again, but not for ever
+    assert sum(NAMES[3] in request.key for request in proxy.requests) == storage.ATTEMPTS
 
 
 def test_credentials_that_stop_working_stop_the_work(bucket: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +101,49 @@ def test_credentials_that_stop_working_stop_the_work(bucket: str, proxy: FaultPr
     S3FileSystem.clear_instance_cache()
     with pytest.raises(UnavailableError, match=r"does not work any more.*credentials.*run the same command again"):
         fetched(rows)
+
+
+def test_an_image_that_is_forbidden_is_a_row(bucket: str, proxy: FaultProxy) -> None:
+    rows = plant(join(bucket, "forbidden"))
+    proxy.always[NAMES[3]] = "denied"
+    found = fetched(rows)
+    assert found[3][0] == "failed"
+    assert "Access Denied" in found[3][1]
+    assert {status for status, _ in found[:3] + found[4:]} == {""}
+
+
+def test_where_nothing_may_be_read_the_work_stops(bucket: str, proxy: FaultProxy) -> None:
+    rows = plant(join(bucket, "all-forbidden"))
+    proxy.faults["denied"] = 1.0
+    with pytest.raises(UnavailableError, match=r"Access Denied.*reading and listing"):
+        fetched(rows)
+
+
+def test_a_fault_of_one_image_is_a_row_where_listing_is_forbidden(bucket: str, proxy: FaultProxy) -> None:
+    rows = plant(join(bucket, "unlisted")).slice(3, 1)
+    proxy.faults["denied"] = 1.0
+    proxy.always[NAMES[3]] = "cut"
+    ((status, reason),) = fetched(rows)
+    assert status == "failed"
+    assert "not completed" in reason
+
+
+@pytest.mark.timeout(60)
+def test_a_store_that_is_silent_is_not_waited_for_without_end(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = join(bucket, "silent")
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    monkeypatch.setattr(storage, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        S3FileSystem.clear_instance_cache()
+        for wait in (
+            lambda: write_bytes(uri, b"content"),
+            lambda: list(list_files(uri)),
+            lambda: delete(uri),
+        ):
+            with pytest.raises(StorageError, match=r"cannot .*[Tt]imeout"):
+                wait()
+    S3FileSystem.clear_instance_cache()
 
 
 def test_a_store_that_is_gone_stops_the_work(bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +211,17 @@ def test_what_was_replaced_after_it_was_listed_is_not_scored(
     found = fetched(rows)
     assert {status for status, _ in found} == {"missing"}
     assert all("was replaced after it was listed" in reason and "lists it anew" in reason for _, reason in found)
+
+
+def test_what_is_replaced_while_it_is_read_is_not_mixed(bucket: str) -> None:
+    uri = join(bucket, "while")
+    write_bytes(uri, b"1" * 2**20)
+    with open_input(uri, read_ahead=1000) as file:
+        assert file.read(10) == b"1" * 10
+        write_bytes(uri, b"2" * 2**20)
+        file.seek(2**19)
+        with pytest.raises(ReplacedError):
+            file.read(10)
 
 
 def test_etags_are_compared_where_there_is_one(bucket: str) -> None:

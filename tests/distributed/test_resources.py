@@ -1,11 +1,11 @@
-"""What a fitting job takes of a cluster: each worker fits on one node."""
+"""What jobs take of a cluster: each worker and actor fits on one node."""
 
 from __future__ import annotations
 
 import pytest
 import ray
 
-from differnet_ray.distributed.resources import FitPlan, plan_fit
+from differnet_ray.distributed.resources import FitPlan, ScorePlan, plan_fit, plan_score
 
 GIB = 2**30
 
@@ -43,3 +43,28 @@ def test_workers_fit_on_the_nodes(
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     plan = plan_fit(n_categories, memory=2 * GIB, **{"max_parallel": None, "gpus_per_fit": None, **wanted})  # type: ignore[arg-type]
     assert plan == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "actors", "expected"),
+    [
+        ([node(2)], None, ScorePlan(1, 1, 2, 0, 0)),
+        ([node(16)], None, ScorePlan(1, 4, 4, 0, 0)),
+        ([node(2), node(2), node(2)], None, ScorePlan(1, 3, 2, 0, 0)),  # not 1 of 4 threads: no node has them
+        ([node(16)], (2, 8), ScorePlan(2, 8, 2, 0, 0)),
+        ([node(2)], (3, 3), ScorePlan(3, 3, 1, 0, 0)),
+        ([node(16, gpus=2)], None, ScorePlan(1, 2, 1, 0.75, 0.25)),
+        ([node(16, gpus=2)], (1, 4), ScorePlan(1, 4, 1, 0.375, 0.125)),
+        ([node(16, gpus=2)], (3, 3), ScorePlan(3, 3, 1, 0.375, 0.125)),  # two on one, one on the other
+    ],
+)
+def test_scoring_actors_share_the_cores_or_gpus(
+    nodes: list[dict[str, object]], actors: tuple[int, int] | None, expected: ScorePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals: dict[str, float] = {}
+    for each in nodes:
+        for name, amount in each["Resources"].items():  # type: ignore[attr-defined]
+            totals[name] = totals.get(name, 0) + amount
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: totals)
+    assert plan_score(actors) == expected

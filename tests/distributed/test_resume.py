@@ -1,4 +1,4 @@
-"""The contract with Ray Data's checkpointing, and a scoring run whose driver is killed."""
+"""The contract with Ray Data's checkpointing, and a scoring run that is interrupted; `test_score_mixed.py` kills one."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def ray_folder() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_driver_of_a_scoring_run_is_killed_and_no_finished_image_is_fetched_again(
+def test_a_scoring_run_is_interrupted_and_no_finished_image_is_fetched_again(
     factory: Path, models: str, tmp_path: Path, ray_folder: str
 ) -> None:
     archive, output = tmp_path / "archive", tmp_path / "results"
@@ -129,12 +129,9 @@ def test_the_driver_of_a_scoring_run_is_killed_and_no_finished_image_is_fetched_
     exit_code, said = stopped(signal.SIGTERM, 16)
     assert (exit_code, "Interrupted: the same command goes on" in said) == (130, True), said
     first = finished()
-    assert stopped(signal.SIGKILL, len(first) + 16)[0] == -signal.SIGKILL
-    done = finished()
-    assert first < done
-    assert len(done) < N
+    assert 0 < len(first) < N
     assert not (output / "scores").exists()
-    for name in done:  # who fetched them again would find no image: as long, as old, so of the same listing
+    for name in first:  # who fetched them again would find no image: as long, as old, so of the same listing
         path = Path(ids[name].removeprefix("file://"))
         stat = path.stat()
         path.write_bytes(bytes(stat.st_size))

@@ -225,6 +225,7 @@ def test_faults_an_actor_that_is_killed_and_a_driver_that_is_killed_change_no_ro
         assert faults["cut"] > 0
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_whoever_scores_it_is_the_only_one_that_fails(
     models: str, images: dict[str, list[bytes]], ray_folder: str, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from differnet_ray.data.results import read_table
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import MAPS, SCORES
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 COPIES = 20  # of each test image, so that the node is lost in the middle
 
 
