@@ -25,7 +25,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 LARGEST_BODY = 2**30
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """A request that came, `key` being `bucket/key`, and what became of it."""
 
@@ -75,7 +75,8 @@ class FaultProxy:
         """Answers one request."""
         key = unquote(request.raw_path.partition("?")[0]).strip("/")
         fault = self.fault_of(request.method, key)
-        self.requests.append(Request(request.method, key, request.headers.get("Range"), fault))
+        noted = Request(request.method, key, request.headers.get("Range"), fault)
+        self.requests.append(noted)
         body = await request.read()
         if fault == "slow_down":
             return web.Response(status=503, body=SLOW_DOWN, content_type="application/xml")
@@ -99,7 +100,9 @@ class FaultProxy:
                 passed["Content-Length"] = str(len(content))
             response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=passed)
             await response.prepare(request)
-            if fault == "cut" and content:
+            if fault == "cut" and not content:
+                fault = noted.fault = None  # there is nothing to cut
+            if fault == "cut":
                 await response.write(content[: len(content) // 2])
                 return self._close(request, response)
             if request.method != "HEAD":
