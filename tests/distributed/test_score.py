@@ -104,12 +104,13 @@ def test_flagged_images_have_a_map_in_units_of_the_model(scored: tuple[Path, dic
         assert flagged[row["image_id"]]["area_fraction"] == pytest.approx((gradient > 1).mean(), abs=0.01)
 
 
+@pytest.mark.parametrize(("n_actors", "batch_size"), [(3, 4), (1, 32)])
 def test_scores_do_not_change_with_actors_batches_or_order(
-    scored: tuple[Path, dict[str, object], Listing], models: str, tmp_path: Path
+    n_actors: int, batch_size: int, scored: tuple[Path, dict[str, object], Listing], models: str, tmp_path: Path
 ) -> None:
     output, _, listing = scored  # by one actor, in batches of 16
     order = np.random.default_rng(1).permutation(listing.table.num_rows)
-    score(Listing(listing.table.take(order)), models, tmp_path, actors=(3, 3), batch_size=5)
+    score(Listing(listing.table.take(order)), models, tmp_path, actors=(n_actors, n_actors), batch_size=batch_size)
     expected, found = (read_table(canonical(str(folder)), SCORES) for folder in (output, tmp_path))
     for column in ("status", "anomaly_score", "score_std", "p_value", "peak_x", "peak_y", "area_fraction"):
         assert by_image(found, column) == by_image(expected, column)

@@ -226,6 +226,20 @@ def test_faults_an_actor_that_is_killed_and_a_driver_that_is_killed_change_no_ro
 
 
 @pytest.mark.slow
+def test_two_thousand_images_of_all_kinds(
+    bucket: str, models: str, images: dict[str, list[bytes]], s3_endpoint: str, ray_folder: str, tmp_path: Path
+) -> None:
+    plant = plant_of(join(bucket, "large"), canonical(models), images, per_kind=170)
+    command = command_of(plant, join(bucket, "large-results"), ray_folder, tmp_path)
+    with faulty(s3_endpoint, seed=2, slow_down=0.05, cut=0.05) as proxy:
+        command.environment["AWS_ENDPOINT_URL"] = proxy.endpoint
+        driver = command.start()
+        out, said = driver.communicate(timeout=500)
+        check(plant, command, driver.returncode, out or said)
+    assert len(plant.scores) > 2000
+
+
+@pytest.mark.slow
 def test_an_image_that_kills_whoever_scores_it_is_the_only_one_that_fails(
     models: str, images: dict[str, list[bytes]], ray_folder: str, tmp_path: Path
 ) -> None:
