@@ -66,8 +66,8 @@ class FaultProxy:
                 return fault
         draw = self.random.random()
         for fault, share in self.faults.items():
-            if draw < share and (reading or fault != "cut"):
-                return fault
+            if draw < share:
+                return fault if reading or fault != "cut" else None
             draw -= share
         return None
 

@@ -292,7 +292,7 @@ def test_what_a_worker_of_the_same_run_published_before_it_died_is_not_fitted_ag
 def test_storage_that_fails_is_no_image_that_cannot_be_used(
     run: Run, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(uri: str) -> bytes:
+    def refuse(uri: str, _: str | None) -> bytes:
         if uri.endswith("07.jpg"):
             raise StorageError(f"cannot read {uri}: slow down")
         return Path(uri.removeprefix("file://")).read_bytes()

@@ -13,13 +13,26 @@ from contextlib import contextmanager
 import ray.data
 from ray.data.checkpoint import CheckpointConfig
 
-from differnet_ray.data.storage import S3, arrow_filesystem, exists
+from differnet_ray.data.storage import S3, arrow_filesystem, delete, exists, list_files
 from differnet_ray.distributed.resources import cluster_size
 from differnet_ray.errors import DifferNetError
 
 CPUS_PER_FILTER = 16
 FILTER_BYTES = 100 * 2**20  # that the actor that knows finished ids reserves; Ray's own 1 GiB is too much for small machines
+_PENDING = ".pending.parquet"
 _REFUSAL = "this plan could not be resumed after a kill: Ray Data resumes"
+
+
+def _settle(uri: str) -> None:
+    """Removes pending notes of rows that are noted as finished as well.
+
+    S3 has no move: a kill between its copy and its deletion leaves both, of which Ray Data would take the first for a reason
+    to remove the rows, and the second for one not to do them again.
+    """
+    notes = {file.uri for file in list_files(uri)} if exists(uri) else set()
+    for note in notes:
+        if note.endswith(_PENDING) and note.removesuffix(_PENDING) + ".parquet" in notes:
+            delete(note)
 
 
 @contextmanager
@@ -29,6 +42,7 @@ def resumable(uri: str) -> Iterator[None]:
     Raises:
         DifferNetError: the plan is none that Ray Data can resume: it is not Read ... Write, or was made outside of the block.
     """
+    _settle(uri)
     filesystem, path = arrow_filesystem(uri)
     config = CheckpointConfig(
         id_column="image_id",

@@ -77,7 +77,9 @@ def test_images_that_cannot_be_decoded_have_no_features_and_lost_ones_stop_the_w
     (part,) = parts_of(listing, "lid", "test", "still")
 
     def first_is(uri: str) -> pa.Table:
-        return rows.set_column(1, rows.schema.field("uri"), [[uri, *rows["uri"].to_pylist()[1:]]])
+        etags = pa.array([None, *rows["etag"].to_pylist()[1:]], pa.string())
+        changed = rows.set_column(rows.schema.get_field_index("etag"), rows.schema.field("etag"), etags)
+        return changed.set_column(1, rows.schema.field("uri"), [[uri, *rows["uri"].to_pylist()[1:]]])
 
     (tmp_path / "text.png").write_text("no image")
     there.extract(part, first_is(canonical(str(tmp_path / "text.png"))), weights, "cpu")
