@@ -61,7 +61,8 @@ def nothing_is_left(folder: Path) -> bool:
 
 
 def in_epochs(state: CategoryState) -> bool:
-    """Whether a category is in the middle of its epochs."""
+    """Whether a category is in the middle of its epochs, and not so near to their end that a kill would come too late."""
     progress = state.progress
-    running = state.status == "running" and progress is not None and progress.phase == "epochs"
-    return running and progress is not None and progress.done >= EPOCHS_BEFORE_A_KILL
+    if state.status != "running" or progress is None or progress.phase != "epochs":
+        return False
+    return EPOCHS_BEFORE_A_KILL <= progress.done <= progress.total // 2
