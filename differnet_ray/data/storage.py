@@ -437,7 +437,8 @@ def arrow_filesystem(uri: str) -> tuple[arrow_fs.FileSystem, str]:
     filesystem = arrow_fs.S3FileSystem(
         endpoint_override=endpoint,
         region=_region(),
-        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        # "standard", as botocore's, gives up at once after a hundred faults
+        retry_strategy=arrow_fs.AwsDefaultS3RetryStrategy(max_attempts=ATTEMPTS),
         connect_timeout=TIMEOUT,
         request_timeout=TIMEOUT,
     )
