@@ -28,6 +28,7 @@ ROOMS = {  # the modules of the package that a room may import
     "differnet_ray.versions": ("differnet_ray.__version__",),
     "differnet_ray.model": (*FLOOR, "differnet_ray.model"),
     "differnet_ray.data": (*FLOOR, "differnet_ray.data"),
+    "differnet_ray.results": (*FLOOR, "differnet_ray.data"),
     "differnet_ray.stages": (*FLOOR, "differnet_ray.model", "differnet_ray.data"),
     "differnet_ray.experiments": (
         *FLOOR,

@@ -41,6 +41,7 @@ ROWS_PER_GROUP = 100_000
 MANIFEST_ROWS_PER_FILE, MANIFEST_ROWS_PER_GROUP = 100_000, 10_000
 NO_CATEGORY = "no category"  # reason of files that are not scored
 ROWS_PER_FILE = {"scores": 1_000_000, "maps": 4_096}  # a map of 112 x 112 takes 25 kB: about 100 MB a file
+RUNS_FOLDER = "runs"
 _UNPLACED = "no-category.csv"
 _PARTITIONING = ds.partitioning(pa.schema([("dt", pa.date32()), ("category", pa.string())]), flavor="hive")
 
@@ -216,20 +217,29 @@ def publish(output: str, run: Run, libraries: Mapping[str, str]) -> dict[str, An
     return record
 
 
-def read_table(output: str, table: Table, *, dt: date | None = None, category: str | None = None) -> pa.Table:
-    """Published rows of `scores` or `maps`, of one day and category or of all.
+def open_table(output: str, table: Table, *, dt: date | None = None, category: str | None = None) -> ds.Dataset:
+    """Published rows of `scores` or `maps`, of one day and category or of all, with the declared schema.
 
     Raises:
         FileNotFoundError: nothing has been published there.
     """
     filesystem, path = arrow_filesystem(join(output, table.name))
-    dataset = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=_PARTITIONING)
-    wanted = pc.scalar(True)
+    try:
+        found = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=_PARTITIONING, schema=table.schema)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise StorageError(f"cannot list {join(output, table.name)}: {error}") from error
     if dt is not None:
-        wanted = wanted & (pc.field("dt") == pa.scalar(dt))
+        found = found.filter(pc.field("dt") == pa.scalar(dt))
     if category is not None:
-        wanted = wanted & (pc.field("category") == category)
-    return conform(dataset.to_table(filter=wanted), table.schema)
+        found = found.filter(pc.field("category") == category)
+    return found
+
+
+def read_table(output: str, table: Table, *, dt: date | None = None, category: str | None = None) -> pa.Table:
+    """The rows of `open_table`, in memory."""
+    return conform(open_table(output, table, dt=dt, category=category).to_table(), table.schema)
 
 
 def _write_category(output: str, run: Run, category: str, staged: ds.Dataset) -> Iterator[str]:
@@ -311,7 +321,7 @@ def _partition(output: str, table: Table, dt: date, category: str) -> str:
 
 def no_category_uri(output: str, run_id: str) -> str:
     """Where the images of a run are named of which nothing says the category."""
-    return join(output, "runs", f"{run_id}.{_UNPLACED}")
+    return join(output, RUNS_FOLDER, f"{run_id}.{_UNPLACED}")
 
 
 def _dataset(uri: str) -> ds.Dataset:
@@ -320,7 +330,7 @@ def _dataset(uri: str) -> ds.Dataset:
 
 
 def _run_uri(output: str, run: Run) -> str:
-    return join(output, "runs", f"{run.run_id}.json")
+    return join(output, RUNS_FOLDER, f"{run.run_id}.json")
 
 
 def _files(uri: str) -> list[str]:
