@@ -110,7 +110,7 @@ def _rows(output: str, table: Table, date: datetime.date | str | None, category:
 def _row(record: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for field in RUNS.schema:
-        value = record.get(field.name)
+        value: Any = record.get(field.name)
         if pa.types.is_map(field.type):
             value = _pairs(value or {})
         elif pa.types.is_timestamp(field.type):
