@@ -1,9 +1,9 @@
 """Indexing archives of many images: time, and the largest memory of the driver.
 
-    python -m benchmarks.indexing [FILES] [MEMBERS]
+    python -m benchmarks.indexing [FILES] [MEMBERS] [LOCATION]
 
 A folder of empty files in ten folders, and a tar of small members, both on the local disk; indexed twice, so that the second
-time shows what the memory of archives saves. What lies on S3 costs a request for each 1000 keys besides.
+time shows what the memory of archives saves. LOCATION is one more to index, such as a prefix on S3.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from differnet_ray.distributed.resources import cluster
 FOLDERS = 10
 
 
-def main(n_files: int, n_members: int) -> None:
+def main(n_files: int, n_members: int, *further: str) -> None:
     """Prints Markdown."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     with tempfile.TemporaryDirectory(prefix="dr", dir="/tmp") as folder, cluster():
         _make(Path(folder) / "data", n_files, n_members)
         lines = ["| what | images | seconds | largest memory of the driver |", "|---|---|---|---|"]
-        for what, location in (("loose files", "loose"), ("tar", "members.tar"), ("both, again", ".")):
+        made = [("loose files", "loose"), ("tar", "members.tar"), ("both, again", ".")]
+        for what, location in [(what, f"{folder}/data/{name}") for what, name in made] + [(name, name) for name in further]:
             began = time.monotonic()
             index = index_archives(
-                sources_of([str(Path(folder) / "data" / location)]),
+                sources_of([location]),
                 Naming("part"),
                 limit=None,
                 cache=canonical(f"{folder}/cache"),
@@ -59,4 +60,5 @@ def _make(data: Path, n_files: int, n_members: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(given) for given in (sys.argv[1:] or ("200000", "20000"))))
+    files, members, *locations = sys.argv[1:] or ("200000", "20000")
+    main(int(files), int(members), *locations)

@@ -171,6 +171,7 @@ def run_score(
     """
     from differnet_ray.data.index import Naming, sources_of
     from differnet_ray.data.manifest import Listing, check_category
+    from differnet_ray.data.publish import finish_publishing
     from differnet_ray.data.results import NO_CATEGORY, no_category_uri, plan_run, published
     from differnet_ray.data.storage import canonical, check_writable, join
 
@@ -216,6 +217,7 @@ def run_score(
             click.echo(f"WARNING: images without a category: {no_category_uri(output, run.run_id)} names them", err=True)
         done = published(output, run)
         if done is not None and resume:
+            finish_publishing(output, run)
             click.echo(f"run {run.run_id} has been published already, at {done['finished_at']}: nothing to do", err=True)
             return done
         job = ScoreJob(

@@ -1,16 +1,14 @@
-"""Results of scoring runs: staged while they are made, published whole, read back.
+"""Results of scoring runs: where they lie, what a run is, and what is staged; `publish.py` makes it visible.
 
-    OUTPUT/scores/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
-    OUTPUT/maps/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
-    OUTPUT/runs/RUN_ID.json
-    OUTPUT/runs/RUN_ID.no-category.csv                    images that could not be scored: nothing says their category
-    OUTPUT/_index/*.parquet                               what is in archives that were read before
-    OUTPUT/_staging/RUN_ID/{manifest,rows}/*.parquet      work in progress; no reader looks here
-    OUTPUT/_staging/RUN_ID/fingerprint                    of what the work is
-    OUTPUT/_staging/RUN_ID.lease.json                     who does it
-    OUTPUT/_staging/RUN_ID/done/                          ids of finished rows, kept by Ray Data
-
-Publishing replaces what the same (dt, category) held: new files first, then the run file, then removal of the old ones.
+OUTPUT/scores/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
+OUTPUT/maps/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
+OUTPUT/runs/RUN_ID.json
+OUTPUT/runs/RUN_ID.no-category.csv                    images that could not be scored: nothing says their category
+OUTPUT/_index/*.parquet                               what is in archives that were read before
+OUTPUT/_staging/RUN_ID/{manifest,rows}/*.parquet      work in progress; no reader looks here
+OUTPUT/_staging/RUN_ID/fingerprint                    of what the work is
+OUTPUT/_staging/RUN_ID.lease.json                     who does it
+OUTPUT/_staging/RUN_ID/done/                          ids of finished rows, kept by Ray Data
 """
 
 from __future__ import annotations
@@ -19,13 +17,11 @@ import hashlib
 import io
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,15 +30,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from differnet_ray.data.storage import arrow_filesystem, delete, join, list_files, name_of, open_input, read_bytes, write_bytes
-from differnet_ray.data.tables import MAPS, RUNS, SCORES, STATUSES, Table, conform
-from differnet_ray.errors import ConfigError, ReconciliationError, StorageError, TableError
+from differnet_ray.data.tables import Table, conform
+from differnet_ray.errors import ConfigError, StorageError
 
-ROWS_PER_GROUP = 100_000
 MANIFEST_ROWS_PER_FILE, MANIFEST_ROWS_PER_GROUP = 100_000, 10_000
 NO_CATEGORY = "no category"  # reason of files that are not scored
-ROWS_PER_FILE = {"scores": 1_000_000, "maps": 4_096}  # a map of 112 x 112 takes 25 kB: about 100 MB a file
 RUNS_FOLDER = "runs"
-_UNPLACED = "no-category.csv"
+UNPLACED = "no-category.csv"
 _PARTITIONING = ds.partitioning(pa.schema([("dt", pa.date32()), ("category", pa.string())]), flavor="hive")
 
 
@@ -91,6 +85,11 @@ def plan_run(
     return Run(run_id, dt, fingerprint, listing_digest, dict(models), dict(options), datetime.now(UTC), dict(skipped or {}))
 
 
+def run_uri(output: str, run: Run) -> str:
+    """URI of a run's file."""
+    return join(output, RUNS_FOLDER, f"{run.run_id}.json")
+
+
 def staging(output: str, run: Run, *parts: str) -> str:
     """URI of a run's work in progress."""
     return join(output, "_staging", run.run_id, *parts)
@@ -103,14 +102,14 @@ def published(output: str, run: Run) -> dict[str, Any] | None:
         ConfigError: another run has been published under the same id.
     """
     try:
-        record: dict[str, Any] = json.loads(read_bytes(_run_uri(output, run)))
+        record: dict[str, Any] = json.loads(read_bytes(run_uri(output, run)))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise StorageError(f"{_run_uri(output, run)} is damaged, not JSON: delete it, and the run is done again") from error
+        raise StorageError(f"{run_uri(output, run)} is damaged, not JSON: delete it, and the run is done again") from error
     if not isinstance(record, dict) or record.get("fingerprint") != run.fingerprint:
         raise ConfigError(
-            f"run id {run.run_id!r} is taken by a run over other images, models or options ({_run_uri(output, run)}): choose "
+            f"run id {run.run_id!r} is taken by a run over other images, models or options ({run_uri(output, run)}): choose "
             "another --run-id or none"
         )
     return record
@@ -133,7 +132,7 @@ def stage_manifest(output: str, run: Run, write: Callable[[str], None]) -> str:
     except FileNotFoundError:
         pass
     delete(mark)  # first: what is half removed must not be taken for whole
-    for part in ("manifest", f"manifest.{_UNPLACED}", "rows", "done"):
+    for part in ("manifest", f"manifest.{UNPLACED}", "rows", "done"):
         delete(staging(output, run, part))
     write(uri)
     write_bytes(mark, run.fingerprint.encode())
@@ -148,7 +147,7 @@ def write_manifest(uri: str, manifest: pa.Table, unplaced: pa.Table | None = Non
     if unplaced is not None and unplaced.num_rows:
         sink = io.BytesIO()
         pyarrow.csv.write_csv(unplaced.select(["uri", "member"]), sink)
-        write_bytes(f"{uri}.{_UNPLACED}", sink.getvalue())
+        write_bytes(f"{uri}.{UNPLACED}", sink.getvalue())
 
 
 def staged_counts(output: str, run: Run) -> dict[str, dict[str, int]]:
@@ -168,53 +167,6 @@ def count_statuses(rows: pa.Table) -> dict[str, dict[str, int]]:
     for row in grouped.sort_by([("category", "ascending"), ("status", "ascending")]).to_pylist():
         counts.setdefault(row["category"], {})[row["status"]] = row["count_all"]
     return counts
-
-
-def publish(output: str, run: Run, libraries: Mapping[str, str]) -> dict[str, Any]:
-    """Checks staged rows against the staged manifest and makes them visible.
-
-    Args:
-        output: canonical URI of the results.
-        run: whose manifest and rows lie in its staging folder.
-        libraries: versions, for the run file.
-
-    Returns:
-        The content of runs/RUN_ID.json.
-
-    Raises:
-        ReconciliationError: an image has no row or two, or a row has no image; nothing is published.
-    """
-    manifest = _dataset(staging(output, run, "manifest")).to_table(columns=["image_id", "category"])
-    try:
-        staged = _dataset(staging(output, run, "rows"))
-    except FileNotFoundError as error:
-        raise ReconciliationError(
-            f"run {run.run_id} staged nothing: of {manifest.num_rows} images {manifest.num_rows} have no row"
-        ) from error
-    overview = staged.to_table(columns=["image_id", "category", "status"])
-    _reconcile(manifest, overview, run)
-    counts = count_statuses(overview)
-    before = {
-        uri for category in counts for table in (SCORES, MAPS) for uri in _files(_partition(output, table, run.dt, category))
-    }
-    kept: list[str] = []
-    try:
-        for category in counts:
-            kept += _write_category(output, run, category, staged)
-        n_maps = staged.count_rows(filter=pc.field("gradient_map").is_valid())
-        record = _record(run, manifest.num_rows, counts, n_maps, libraries)
-        if run.skipped.get(NO_CATEGORY):
-            unplaced = read_bytes(f"{staging(output, run, 'manifest')}.{_UNPLACED}")
-            write_bytes(no_category_uri(output, run.run_id), unplaced)
-        write_bytes(_run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
-    except BaseException:
-        for uri in set(kept) - before:  # readers must not find an image twice
-            delete(uri)
-        raise
-    for uri in before - set(kept):
-        delete(uri)
-    delete(staging(output, run))
-    return record
 
 
 def open_table(output: str, table: Table, *, dt: date | None = None, category: str | None = None) -> ds.Dataset:
@@ -242,95 +194,15 @@ def read_table(output: str, table: Table, *, dt: date | None = None, category: s
     return conform(open_table(output, table, dt=dt, category=category).to_table(), table.schema)
 
 
-def _write_category(output: str, run: Run, category: str, staged: ds.Dataset) -> Iterator[str]:
-    rows = conform(staged.to_table(columns=SCORES.schema.names, filter=pc.field("category") == category), SCORES.schema)
-    rows = rows.sort_by([("captured_at", "ascending"), ("uri", "ascending"), ("member", "ascending")])
-    yield from _write_parts(output, SCORES, run, category, [rows])
-    wanted = (pc.field("category") == category) & pc.field("gradient_map").is_valid()
-    ids = staged.to_table(columns=["image_id"], filter=wanted)["image_id"].sort()
-    step = ROWS_PER_FILE["maps"]
-    chunks = (ids.slice(start, step).combine_chunks() for start in range(0, len(ids), step))
-    maps = (staged.to_table(columns=MAPS.schema.names, filter=pc.field("image_id").isin(chunk)) for chunk in chunks)
-    yield from _write_parts(output, MAPS, run, category, (conform(table, MAPS.schema).sort_by("image_id") for table in maps))
-
-
-def _record(
-    run: Run, n_images: int, counts: Mapping[str, Mapping[str, int]], n_maps: int, libraries: Mapping[str, str]
-) -> dict[str, Any]:
-    by_status = sum(map(Counter, counts.values()), Counter[str]())
-    record = {
-        "schema_version": RUNS.version,
-        "run_id": run.run_id,
-        "dt": str(run.dt),
-        "fingerprint": run.fingerprint,
-        "listing_digest": run.listing_digest,
-        "options": dict(run.options),
-        "models": {category: version for category, (version, _) in run.models.items()},
-        "model_digests": {category: digest for category, (_, digest) in run.models.items()},
-        "libraries": dict(libraries),
-        "n_images": n_images,
-        "skipped": dict(run.skipped),
-        "counts": dict(by_status),
-        "category_counts": counts,
-        "n_maps": n_maps,
-        "started_at": run.started_at.isoformat(timespec="seconds"),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    if list(record) != RUNS.schema.names:
-        raise TableError(f"the run file has the keys {list(record)}, expected {RUNS.schema.names}")
-    return record
-
-
-def _reconcile(manifest: pa.Table, staged: pa.Table, run: Run) -> None:
-    expected, found = (pc.binary_join_element_wise(t["category"], t["image_id"], "/") for t in (manifest, staged))
-    lost = pc.sum(pc.invert(pc.is_in(expected, value_set=found))).as_py() or 0
-    unknown = pc.sum(pc.invert(pc.is_in(found, value_set=expected))).as_py() or 0
-    repeated = len(found) - pc.count_distinct(found).as_py()
-    undecided = pc.sum(pc.invert(pc.is_in(staged["status"], value_set=pa.array(STATUSES)))).as_py() or 0
-    if lost or unknown or repeated or undecided:
-        raise ReconciliationError(
-            f"run {run.run_id} does not reconcile and was not published: of {len(expected)} images {lost} have no row, "
-            f"{unknown} rows have no image, {repeated} rows are repeated, {undecided} have no known status; --no-resume scores "
-            "all of them again"
-        )
-
-
-def _write_parts(output: str, table: Table, run: Run, category: str, chunks: Iterable[pa.Table]) -> Iterator[str]:
-    limit, part = ROWS_PER_FILE[table.name], 0
-    for chunk in chunks:
-        for start in range(0, chunk.num_rows, limit):
-            rows = chunk.slice(start, limit).select(table.file_schema.names)
-            rows = rows.cast(table.file_schema).replace_schema_metadata(
-                {"differnet_ray.schema_version": f"{table.name} {table.version}", "differnet_ray.run_id": run.run_id}
-            )
-            uri = join(_partition(output, table, run.dt, category), f"{run.run_id}-{part:05d}.parquet")
-            write_bytes(uri, _parquet(rows, row_group_size=ROWS_PER_GROUP))
-            part += 1
-            yield uri
-
-
 def _parquet(table: pa.Table, *, row_group_size: int) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
     return sink.getvalue()
 
 
-def _partition(output: str, table: Table, dt: date, category: str) -> str:
-    return join(output, table.name, f"dt={dt}", f"category={quote(category, safe='')}")
-
-
 def no_category_uri(output: str, run_id: str) -> str:
     """Where the images of a run are named of which nothing says the category."""
-    return join(output, RUNS_FOLDER, f"{run_id}.{_UNPLACED}")
-
-
-def _dataset(uri: str) -> ds.Dataset:
-    filesystem, path = arrow_filesystem(uri)
-    return ds.dataset(path, filesystem=filesystem, format="parquet")
-
-
-def _run_uri(output: str, run: Run) -> str:
-    return join(output, RUNS_FOLDER, f"{run.run_id}.json")
+    return join(output, RUNS_FOLDER, f"{run_id}.{UNPLACED}")
 
 
 def _files(uri: str) -> list[str]:

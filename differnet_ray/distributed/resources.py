@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from differnet_ray.errors import DifferNetError
 
-T = TypeVar("T")
+T, U = TypeVar("T"), TypeVar("U")
 THREADS_PER_ACTOR = 4  # convolutions of one image stop gaining from more
 
 
@@ -137,6 +137,19 @@ def plan_fit(n_categories: int, *, memory: int, max_parallel: int | None, gpus_p
     return FitPlan(n_workers, cpus, share)
 
 
+def as_tasks(function: Callable[[U], T], items: Iterable[U]) -> list[T]:
+    """What `map` gives, each call as a Ray task of one CPU; errors as of `own_errors`."""
+    shared = ray.put(function)
+    task = ray.remote(num_cpus=1)(_call)
+    with own_errors("the job"):
+        found: list[T] = ray.get([task.remote(shared, item) for item in items])
+    return found
+
+
+def _call(function: Callable[[U], T], item: U) -> T:
+    return function(item)
+
+
 @contextmanager
 def own_errors(what: str) -> Iterator[None]:
     """Lets errors of this package out of the Ray tasks that raised them; others are named as failures of `what`.
@@ -147,8 +160,11 @@ def own_errors(what: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, DifferNetError) else None
-        raise cause or DifferNetError(f"{what} failed: {error.cause or error}") from error
+        if isinstance(error.cause, DifferNetError):
+            raise error.cause from error
+        if isinstance(error.cause, OSError) and error.cause.strerror:  # Ray's advice stands where a file name would
+            raise DifferNetError(f"{what} failed: {error.cause.strerror}; mend it and run the same command again") from error
+        raise DifferNetError(f"{what} failed: {error.cause or error}") from error
     except ray.exceptions.RayError as error:
         raise DifferNetError(f"{what} failed: {error}") from error
 

@@ -20,11 +20,12 @@ import torch
 from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.lease import lease
 from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.results import Run, count_statuses, publish, stage_manifest, staged_counts, staging
+from differnet_ray.data.publish import publish
+from differnet_ray.data.results import Run, count_statuses, stage_manifest, staged_counts, staging
 from differnet_ray.data.storage import arrow_filesystem, delete
 from differnet_ray.distributed.index import Index
 from differnet_ray.distributed.ledger import Ledger
-from differnet_ray.distributed.resources import beside_driver, own_errors, plan_score, watched
+from differnet_ray.distributed.resources import as_tasks, beside_driver, own_errors, plan_score, watched
 from differnet_ray.distributed.resume import resumable
 from differnet_ray.errors import ConfigError
 from differnet_ray.stages import MapGradients, Maps, ScoreImages, best_device
@@ -146,7 +147,7 @@ def score_archive(
         watching = watched(lambda: ScoreProgress(job.index.counts, ray.get(ledger.counts.remote())), on_progress)
         with watching, resumable(staging(job.output, job.run, "done")):
             _run_plan(job, image_sizes, manifest, ledger)
-        return publish(job.output, job.run, library_versions())
+        return publish(job.output, job.run, library_versions(), each=as_tasks)
 
 
 def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, ledger: Any) -> None:

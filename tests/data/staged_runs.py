@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from differnet_ray.data.index import image_id
-from differnet_ray.data.results import Run, plan_run, publish, staging, write_manifest
+from differnet_ray.data.publish import publish
+from differnet_ray.data.results import Run, plan_run, staging, write_manifest
 from differnet_ray.data.tables import MANIFEST, SCORED_STATUSES, STAGED, STATUSES, Table, conform
 
 DAY = date(2026, 1, 31)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from staged_runs import DAY, SMALL, a_run, by_id, files, manifest_of, publish_staged, published_run, scored, stage
 
-from differnet_ray.data import results, storage
+from differnet_ray.data import publish, storage
 from differnet_ray.data.results import published, read_table
 from differnet_ray.data.tables import MAPS, SCORES
 from differnet_ray.errors import StorageError
@@ -69,7 +69,7 @@ def test_a_second_run_without_maps_leaves_no_map_of_the_first(output: str) -> No
 def test_a_run_of_fewer_files_leaves_none_of_its_own_old_ones(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run(run_id="nightly")
     with monkeypatch.context() as patch:
-        patch.setattr(results, "ROWS_PER_FILE", {"scores": 2, "maps": 1})
+        patch.setattr(publish, "ROWS_PER_FILE", {"scores": 2, "maps": 1})
         published_run(output, run)
     assert len(files(output, "scores")) == 10
     published_run(output, run)
@@ -77,7 +77,7 @@ def test_a_run_of_fewer_files_leaves_none_of_its_own_old_ones(output: str, monke
     assert read_table(output, SCORES).num_rows == SMALL.num_rows
 
 
-@pytest.mark.parametrize("fails_at", range(1, 6))
+@pytest.mark.parametrize("fails_at", range(1, 7))
 def test_a_publication_that_failed_half_way_is_completed_by_the_next(
     fails_at: int, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +94,7 @@ def test_a_publication_that_failed_half_way_is_completed_by_the_next(
     assert read_table(output, MAPS).num_rows == 2
 
 
-@pytest.mark.parametrize("fails_at", [2, 5])
+@pytest.mark.parametrize("fails_at", [2, 6])
 def test_a_publication_that_failed_leaves_what_readers_see(fails_at: int, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     published_run(output, a_run(n_transforms="4"))
     seen = by_id(read_table(output, SCORES)), by_id(read_table(output, MAPS))
@@ -117,4 +117,4 @@ def fail_at(call: int, patch: pytest.MonkeyPatch) -> None:
             raise StorageError(f"cannot write {uri}: the disk is full")
         write(uri, data)
 
-    patch.setattr(results, "write_bytes", failing)
+    patch.setattr(publish, "write_bytes", failing)

@@ -226,6 +226,25 @@ def test_faults_an_actor_that_is_killed_and_a_driver_that_is_killed_change_no_ro
 
 
 @pytest.mark.slow
+def test_credentials_that_stop_working_stop_the_job_and_lose_nothing(plant: Plant, command: Command, s3_endpoint: str) -> None:
+    with faulty(s3_endpoint) as proxy:
+        command.environment["AWS_ENDPOINT_URL"] = proxy.endpoint
+        driver = command.start()
+        command.wait_until(lambda: len(command.done_files()) > 1, driver)
+        proxy.faults["denied"] = 1.0
+        _, said = driver.communicate(timeout=200)
+        assert driver.returncode == 1, said
+        assert "run the same command again" in said.splitlines()[-1]
+        command.wait_until_gone()
+        assert not exists(join(command.output, "scores"))
+        assert command.finished()
+        proxy.faults["denied"] = 0.0
+        driver = command.start()
+        out, said = driver.communicate(timeout=300)
+        check(plant, command, driver.returncode, out or said)
+
+
+@pytest.mark.slow
 def test_two_thousand_images_of_all_kinds(
     bucket: str, models: str, images: dict[str, list[bytes]], s3_endpoint: str, ray_folder: str, tmp_path: Path
 ) -> None:

@@ -20,7 +20,8 @@ from sklearn import metrics as oracle  # type: ignore[import-untyped]
 
 from differnet_ray.data.manifest import Listing, list_images, select
 from differnet_ray.data.masks import has_masks, mask_uri, read_mask
-from differnet_ray.data.results import plan_run, publish, read_table, staging, write_manifest
+from differnet_ray.data.publish import publish
+from differnet_ray.data.results import plan_run, read_table, staging, write_manifest
 from differnet_ray.data.storage import canonical
 from differnet_ray.data.tables import SCORES, STAGED, conform
 from differnet_ray.errors import ConfigError, ImageError

@@ -1,0 +1,313 @@
+"""Publishing a scoring run: staged rows are checked against the manifest, sorted and made visible, category by category.
+
+    staging/RUN_ID/{manifest,rows} -> check each category -> write each category -> run file -> remove what was replaced
+
+Categories are worked on apart, each in bounded memory: DuckDB sorts and compares, and puts on the local disk what is too large.
+Readers see all images of a (dt, category) at any time: files that are replaced go last, by a list that a repeat goes on with.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from itertools import chain, islice
+from typing import Any
+from urllib.parse import quote
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from differnet_ray.data.results import NO_CATEGORY, UNPLACED, Run, no_category_uri, run_uri, staging
+from differnet_ray.data.storage import StoredFile, arrow_filesystem, delete, join, list_files, name_of, read_bytes, write_bytes
+from differnet_ray.data.tables import MAPS, RUNS, SCORES, STAGED, STATUSES, Table, conform
+from differnet_ray.errors import ReconciliationError, TableError
+
+# A map of 112 x 112 takes 25 kB: about 100 MB a file. Row groups of scores are what a reader skips; one of maps what it reads
+ROWS_PER_FILE = {"scores": 1_000_000, "maps": 4_096}
+ROWS_PER_GROUP = {"scores": 100_000, "maps": 64}
+ROWS_AT_ONCE = {"scores": 16_384, "maps": 256}
+ORDER = {"scores": "captured_at, uri, member", "maps": "image_id"}  # nulls last
+MEMORY = "1GB"  # of DuckDB, for a category
+REPLACED = "replaced.json"
+
+Each = Callable[[Callable[[str], Any], Iterable[str]], Iterable[Any]]
+"""`map`, or what does the same elsewhere and side by side."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How the staged rows of a category compare with its images, which are the manifest's.
+
+    Attributes:
+        n_images: of the manifest.
+        counts: status to rows, of which an image has one: the last that was staged.
+        n_maps: rows with a gradient map.
+        lost: images without a row.
+        unknown: rows without an image.
+        undecided: rows without a known status.
+    """
+
+    n_images: int
+    counts: Mapping[str, int]
+    n_maps: int
+    lost: int
+    unknown: int
+    undecided: int
+
+
+@dataclass(frozen=True)
+class StagedRun:
+    """What a run has staged, and in which files each category lies.
+
+    Attributes:
+        output: canonical URI of the results.
+        run: whose rows they are.
+        manifest, rows: category to paths of files, of the manifest and of the staged rows.
+    """
+
+    output: str
+    run: Run
+    manifest: Mapping[str, Sequence[str]] = field(repr=False)
+    rows: Mapping[str, Sequence[str]] = field(repr=False)
+
+    @staticmethod
+    def of(output: str, run: Run) -> StagedRun:
+        """Looks into the staging folder of a run."""
+        manifest, rows = (_files_of_categories(staging(output, run, part)) for part in ("manifest", "rows"))
+        return StagedRun(output, run, manifest, rows)
+
+    @property
+    def categories(self) -> list[str]:
+        """All of them, sorted."""
+        return sorted({*self.manifest, *self.rows})
+
+    def check(self, category: str) -> Checked:
+        """Compares the rows of a category with its images."""
+        with _database() as database:
+            database.register("images", self._read(self.manifest, category, ["image_id"]))
+            database.register("rows", self._read(self.rows, category, ["image_id", "status", "map_height", "scored_at"]))
+            database.execute("CREATE TABLE image AS FROM images")
+            database.execute(
+                "CREATE TABLE row AS SELECT image_id, status, map_height FROM rows "
+                "QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY scored_at DESC NULLS LAST) = 1"
+            )
+
+            def count(rows: str) -> int:
+                return int(database.sql(f"SELECT count(*) FROM {rows}").fetchall()[0][0])  # noqa: S608
+
+            return Checked(
+                n_images=count("image"),
+                counts=dict(database.sql("SELECT status, count(*) FROM row GROUP BY status ORDER BY status").fetchall()),
+                n_maps=count("row WHERE map_height IS NOT NULL"),
+                lost=count("image ANTI JOIN row USING (image_id)"),
+                unknown=count("row ANTI JOIN image USING (image_id)"),
+                undecided=count(f"row WHERE status IS NULL OR status NOT IN {STATUSES}"),
+            )
+
+    def write(self, category: str) -> list[str]:
+        """Writes the published files of a category and returns their URIs."""
+        return [*self._write(SCORES, category), *self._write(MAPS, category)]
+
+    def _write(self, table: Table, category: str) -> Iterator[str]:
+        folder = _partition(self.output, table, self.run.dt, category)
+        columns = dict.fromkeys((*table.schema.names, "scored_at"))
+        with _database() as database:
+            database.register("rows", self._read(self.rows, category, list(columns), ROWS_AT_ONCE[table.name]))
+            query = f"SELECT {', '.join(table.schema.names)} FROM rows ORDER BY {ORDER[table.name]}, scored_at DESC"  # noqa: S608
+            rows = _one_of_each_image(database.sql(query).to_arrow_reader(ROWS_AT_ONCE[table.name]))
+            if table is MAPS:
+                rows = (batch.filter(pc.is_valid(batch["map_height"])) for batch in rows)
+            for part, content in enumerate(self._files(table, rows)):
+                uri = join(folder, f"{self.run.run_id}-{part:05d}.parquet")
+                write_bytes(uri, content)
+                yield uri
+
+    def _files(self, table: Table, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
+        """Sorted rows as Parquet files."""
+        schema = table.file_schema.with_metadata(
+            {"differnet_ray.schema_version": f"{table.name} {table.version}", "differnet_ray.run_id": self.run.run_id}
+        )
+        per_group = min(ROWS_PER_GROUP[table.name], ROWS_PER_FILE[table.name])
+        groups, per_file = _groups(batches, per_group), ROWS_PER_FILE[table.name] // per_group
+        while some := next(groups, None):
+            sink = io.BytesIO()
+            with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+                for group in chain([some], islice(groups, per_file - 1)):
+                    writer.write_table(conform(group, table.schema).select(schema.names).cast(schema))
+            yield sink.getvalue()
+
+    def _read(
+        self, files: Mapping[str, Sequence[str]], category: str, columns: list[str], at_once: int = ROWS_AT_ONCE["scores"]
+    ) -> pa.Table | pa.RecordBatchReader:
+        if category not in files:
+            return STAGED.empty_table().select(columns)
+        filesystem, _ = arrow_filesystem(self.output)
+        found = ds.dataset(list(files[category]), filesystem=filesystem, format="parquet")
+        wanted = pc.field("category") == category
+        return found.scanner(
+            columns=columns, filter=wanted, batch_size=at_once, batch_readahead=2, fragment_readahead=2
+        ).to_reader()
+
+
+def publish(output: str, run: Run, libraries: Mapping[str, str], each: Each = map) -> dict[str, Any]:
+    """Checks staged rows against the staged manifest and makes them visible.
+
+    Killed at any moment, it is put right by a repeat; if that was after the run file, by `finish_publishing`.
+
+    Args:
+        output: canonical URI of the results.
+        run: whose manifest and rows lie in its staging folder.
+        libraries: versions, for the run file.
+        each: works on the categories.
+
+    Returns:
+        The content of runs/RUN_ID.json.
+
+    Raises:
+        ReconciliationError: an image has no row, or a row has no image; nothing is published.
+    """
+    staged = StagedRun.of(output, run)
+    checked = dict(zip(staged.categories, each(staged.check, staged.categories), strict=True))
+    _reconcile(checked.values(), run)
+    before = _published_files(staged)
+    try:
+        kept = {uri for uris in each(staged.write, staged.categories) for uri in uris}
+        if run.skipped.get(NO_CATEGORY):
+            unplaced = read_bytes(f"{staging(output, run, 'manifest')}.{UNPLACED}")
+            write_bytes(no_category_uri(output, run.run_id), unplaced)
+        replaced = {file.uri: file.etag for file in before.values() if file.uri not in kept}
+        write_bytes(staging(output, run, REPLACED), json.dumps(replaced).encode())
+        record = _record(run, checked, libraries)
+        write_bytes(run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
+    except BaseException:
+        for uri in _published_files(staged).keys() - before.keys():  # readers must not find an image twice
+            delete(uri)
+        raise
+    finish_publishing(output, run)
+    return record
+
+
+def finish_publishing(output: str, run: Run) -> None:
+    """Once the run file is there: removes the files that its rows replaced, and what was staged, if that is not done yet.
+
+    Only the very files are removed that stood there then: a later run may have published others under their names.
+    """
+    try:
+        replaced = json.loads(read_bytes(staging(output, run, REPLACED)))
+    except FileNotFoundError:
+        return
+    for uri, etag in replaced.items():
+        with suppress(FileNotFoundError):
+            if [file.etag for file in list_files(uri)] == [etag]:
+                delete(uri)
+    for part in ("manifest", "rows", "done"):  # the list goes last, by which a repeat goes on
+        delete(staging(output, run, part))
+    delete(staging(output, run))
+
+
+def _files_of_categories(uri: str) -> dict[str, list[str]]:
+    filesystem, path = arrow_filesystem(uri)
+    try:
+        found = ds.dataset(path, filesystem=filesystem, format="parquet")
+    except FileNotFoundError:
+        return {}
+    files: dict[str, dict[str, None]] = {}
+    for batch in found.scanner(columns=["category"]).scan_batches() if found.files else ():
+        for category in pc.unique(batch.record_batch["category"]).to_pylist():
+            files.setdefault(category, {})[batch.fragment.path] = None
+    return {category: sorted(paths) for category, paths in files.items()}
+
+
+@contextmanager
+def _database() -> Iterator[duckdb.DuckDBPyConnection]:
+    with (
+        tempfile.TemporaryDirectory(prefix="differnet-ray-") as folder,
+        duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": folder, "threads": 1}) as database,
+    ):
+        database.execute("SET TimeZone = 'UTC'")
+        yield database
+
+
+def _one_of_each_image(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Leaves out rows that follow one of the same image."""
+    last = None
+    for batch in batches:
+        ids = batch["image_id"]
+        if not len(ids):
+            continue
+        before = pa.concat_arrays([pa.array([last], ids.type), ids.slice(0, len(ids) - 1)])
+        yield batch.filter(pc.fill_null(pc.not_equal(ids, before), True))
+        last = ids[-1].as_py()
+
+
+def _groups(batches: Iterable[pa.RecordBatch], n: int) -> Iterator[pa.Table]:
+    """The rows in tables of n, the last one of fewer."""
+    waiting: pa.Table | None = None
+    for batch in batches:
+        waiting = pa.concat_tables([*([waiting] if waiting else []), pa.Table.from_batches([batch])])
+        while waiting.num_rows >= n:
+            yield waiting.slice(0, n)
+            waiting = waiting.slice(n)
+    if waiting:
+        yield waiting
+
+
+def _reconcile(checked: Iterable[Checked], run: Run) -> None:
+    checked = list(checked)
+    n_images, lost, unknown, undecided = (
+        sum(getattr(of_category, name) for of_category in checked) for name in ("n_images", "lost", "unknown", "undecided")
+    )
+    if lost or unknown or undecided:
+        raise ReconciliationError(
+            f"run {run.run_id} does not reconcile and was not published: of {n_images} images {lost} have no row, "
+            f"{unknown} rows have no image, {undecided} have no known status; --no-resume scores all of them again"
+        )
+
+
+def _published_files(staged: StagedRun) -> dict[str, StoredFile]:
+    """What is published now in the partitions of a run, by URI."""
+    found = {}
+    for table in (SCORES, MAPS):
+        folders = {_partition(staged.output, table, staged.run.dt, category) for category in staged.categories}
+        with suppress(FileNotFoundError):
+            for file in list_files(join(staged.output, table.name, f"dt={staged.run.dt}")):
+                if file.uri.removesuffix("/" + name_of(file.uri)) in folders and file.uri.endswith(".parquet"):
+                    found[file.uri] = file
+    return found
+
+
+def _record(run: Run, checked: Mapping[str, Checked], libraries: Mapping[str, str]) -> dict[str, Any]:
+    record = {
+        "schema_version": RUNS.version,
+        "run_id": run.run_id,
+        "dt": str(run.dt),
+        "fingerprint": run.fingerprint,
+        "listing_digest": run.listing_digest,
+        "options": dict(run.options),
+        "models": {category: version for category, (version, _) in run.models.items()},
+        "model_digests": {category: digest for category, (_, digest) in run.models.items()},
+        "libraries": dict(libraries),
+        "n_images": sum(of_category.n_images for of_category in checked.values()),
+        "skipped": dict(run.skipped),
+        "counts": dict(sum((Counter(of_category.counts) for of_category in checked.values()), Counter[str]())),
+        "category_counts": {category: dict(of_category.counts) for category, of_category in checked.items()},
+        "n_maps": sum(of_category.n_maps for of_category in checked.values()),
+        "started_at": run.started_at.isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if list(record) != RUNS.schema.names:
+        raise TableError(f"the run file has the keys {list(record)}, expected {RUNS.schema.names}")
+    return record
+
+
+def _partition(output: str, table: Table, dt: date, category: str) -> str:
+    return join(output, table.name, f"dt={dt}", f"category={quote(category, safe='')}")
