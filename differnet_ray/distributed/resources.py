@@ -18,7 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from differnet_ray.errors import DifferNetError
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 THREADS_PER_ACTOR = 4  # convolutions of one image stop gaining from more
 
 
@@ -140,7 +141,7 @@ def plan_fit(n_categories: int, *, memory: int, max_parallel: int | None, gpus_p
 def as_tasks(function: Callable[[U], T], items: Iterable[U]) -> list[T]:
     """What `map` gives, each call as a Ray task of one CPU; errors as of `own_errors`."""
     shared = ray.put(function)
-    task = ray.remote(num_cpus=1)(_call)
+    task: Any = ray.remote(num_cpus=1)(_call)
     with own_errors("the job"):
         found: list[T] = ray.get([task.remote(shared, item) for item in items])
     return found

@@ -115,6 +115,7 @@ def test_a_category_that_kills_its_process_is_given_up_and_the_others_are_publis
     assert metrics >= {"differnet_fit_epoch plate", "differnet_fit_loss plate", "differnet_fit_categories_total fitted"}
 
 
+@pytest.mark.slow
 def test_a_node_is_lost(
     three: str, long_recipe: Recipe, expected: dict[str, tuple[str, float]], tmp_path: Path, ray_folder: str
 ) -> None:
