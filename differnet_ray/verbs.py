@@ -217,7 +217,7 @@ def run_score(
             click.echo(f"WARNING: images without a category: {no_category_uri(output, run.run_id)} names them", err=True)
         done = published(output, run)
         if done is not None and resume:
-            finish_publishing(output, run)
+            finish_publishing(output, run.run_id)
             click.echo(f"run {run.run_id} has been published already, at {done['finished_at']}: nothing to do", err=True)
             return done
         job = ScoreJob(

@@ -12,7 +12,7 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -26,8 +26,28 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from differnet_ray.data.results import NO_CATEGORY, UNPLACED, Run, no_category_uri, run_uri, staging
-from differnet_ray.data.storage import StoredFile, arrow_filesystem, delete, join, list_files, name_of, read_bytes, write_bytes
+from differnet_ray.data.results import (
+    NO_CATEGORY,
+    RUNS_FOLDER,
+    STAGING_FOLDER,
+    UNPLACED,
+    Run,
+    no_category_uri,
+    run_uri,
+    staging,
+)
+from differnet_ray.data.storage import (
+    StoredFile,
+    arrow_filesystem,
+    delete,
+    exists,
+    join,
+    list_files,
+    list_folders,
+    name_of,
+    read_bytes,
+    write_bytes,
+)
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, STAGED, STATUSES, Table, conform
 from differnet_ray.errors import ReconciliationError, TableError
 
@@ -118,7 +138,7 @@ class StagedRun:
         return [*self._write(SCORES, category), *self._write(MAPS, category)]
 
     def _write(self, table: Table, category: str) -> Iterator[str]:
-        folder = _partition(self.output, table, self.run.dt, category)
+        folder = partition(self.output, table, self.run.dt, category)
         columns = dict.fromkeys((*table.schema.names, "scored_at"))
         with _database() as database:
             database.register("rows", self._read(self.rows, category, list(columns), ROWS_AT_ONCE[table.name]))
@@ -133,9 +153,7 @@ class StagedRun:
 
     def _files(self, table: Table, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
         """Sorted rows as Parquet files."""
-        schema = table.file_schema.with_metadata(
-            {"differnet_ray.schema_version": f"{table.name} {table.version}", "differnet_ray.run_id": self.run.run_id}
-        )
+        schema = published_schema(table, self.run.run_id)
         per_group = min(ROWS_PER_GROUP[table.name], ROWS_PER_FILE[table.name])
         groups, per_file = _groups(batches, per_group), ROWS_PER_FILE[table.name] // per_group
         while some := next(groups, None):
@@ -158,6 +176,12 @@ class StagedRun:
         ).to_reader()
 
 
+def published_schema(table: Table, run_id: str) -> pa.Schema:
+    """What the files of a run hold, with the footer that says so."""
+    footer = {"differnet_ray.schema_version": f"{table.name} {table.version}", "differnet_ray.run_id": run_id}
+    return table.file_schema.with_metadata(footer)
+
+
 def publish(output: str, run: Run, libraries: Mapping[str, str], each: Each = map) -> dict[str, Any]:
     """Checks staged rows against the staged manifest and makes them visible.
 
@@ -178,31 +202,55 @@ def publish(output: str, run: Run, libraries: Mapping[str, str], each: Each = ma
     staged = StagedRun.of(output, run)
     checked = dict(zip(staged.categories, each(staged.check, staged.categories), strict=True))
     _reconcile(checked.values(), run)
-    before = _published_files(staged)
-    try:
-        kept = {uri for uris in each(staged.write, staged.categories) for uri in uris}
+
+    def write() -> tuple[set[str], dict[str, Any]]:
+        written = {uri for uris in each(staged.write, staged.categories) for uri in uris}
         if run.skipped.get(NO_CATEGORY):
             unplaced = read_bytes(f"{staging(output, run, 'manifest')}.{UNPLACED}")
             write_bytes(no_category_uri(output, run.run_id), unplaced)
-        replaced = {file.uri: file.etag for file in before.values() if file.uri not in kept}
+        counts = {category: of_category.counts for category, of_category in checked.items()}
+        return written, run_record_of(run, counts, sum(of_category.n_maps for of_category in checked.values()), libraries)
+
+    return replace_partitions(output, run, staged.categories, write)
+
+
+def replace_partitions(
+    output: str, run: Run, categories: Iterable[str], write: Callable[[], tuple[set[str], dict[str, Any]]]
+) -> dict[str, Any]:
+    """Puts files in the place of those of some partitions: new files first, then the run file, then removal of the old ones.
+
+    Args:
+        output: canonical URI of the results.
+        run: that the files belong to.
+        categories: with the day of the run, the partitions.
+        write: writes the new files; returns their URIs and the content of the run file.
+
+    Returns:
+        The content of the run file.
+    """
+    folders = {partition(output, table, run.dt, category) for category in categories for table in (SCORES, MAPS)}
+    before = _files_in(output, run.dt, folders)
+    try:
+        written, record = write()
+        replaced = {file.uri: file.etag for file in before.values() if file.uri not in written}
         write_bytes(staging(output, run, REPLACED), json.dumps(replaced).encode())
-        record = _record(run, checked, libraries)
         write_bytes(run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
     except BaseException:
-        for uri in _published_files(staged).keys() - before.keys():  # readers must not find an image twice
+        for uri in _files_in(output, run.dt, folders).keys() - before.keys():  # readers must not find an image twice
             delete(uri)
         raise
-    finish_publishing(output, run)
+    finish_publishing(output, run.run_id)
     return record
 
 
-def finish_publishing(output: str, run: Run) -> None:
+def finish_publishing(output: str, run_id: str) -> None:
     """Once the run file is there: removes the files that its rows replaced, and what was staged, if that is not done yet.
 
     Only the very files are removed that stood there then: a later run may have published others under their names.
     """
+    folder = join(output, STAGING_FOLDER, run_id)
     try:
-        replaced = json.loads(read_bytes(staging(output, run, REPLACED)))
+        replaced = json.loads(read_bytes(join(folder, REPLACED)))
     except FileNotFoundError:
         return
     for uri, etag in replaced.items():
@@ -210,8 +258,15 @@ def finish_publishing(output: str, run: Run) -> None:
             if [file.etag for file in list_files(uri)] == [etag]:
                 delete(uri)
     for part in ("manifest", "rows", "done"):  # the list goes last, by which a repeat goes on
-        delete(staging(output, run, part))
-    delete(staging(output, run))
+        delete(join(folder, part))
+    delete(folder)
+
+
+def finish_all(output: str) -> None:
+    """Finishes the publications that were killed when their run file was there already."""
+    for run_id in list_folders(join(output, STAGING_FOLDER)):
+        if exists(join(output, RUNS_FOLDER, f"{run_id}.json")):
+            finish_publishing(output, run_id)
 
 
 def _files_of_categories(uri: str) -> dict[str, list[str]]:
@@ -273,19 +328,29 @@ def _reconcile(checked: Iterable[Checked], run: Run) -> None:
         )
 
 
-def _published_files(staged: StagedRun) -> dict[str, StoredFile]:
-    """What is published now in the partitions of a run, by URI."""
+def _files_in(output: str, dt: date, folders: Container[str]) -> dict[str, StoredFile]:
+    """What is published now in some partitions of a day, by URI."""
     found = {}
     for table in (SCORES, MAPS):
-        folders = {_partition(staged.output, table, staged.run.dt, category) for category in staged.categories}
         with suppress(FileNotFoundError):
-            for file in list_files(join(staged.output, table.name, f"dt={staged.run.dt}")):
+            for file in list_files(join(output, table.name, f"dt={dt}")):
                 if file.uri.removesuffix("/" + name_of(file.uri)) in folders and file.uri.endswith(".parquet"):
                     found[file.uri] = file
     return found
 
 
-def _record(run: Run, checked: Mapping[str, Checked], libraries: Mapping[str, str]) -> dict[str, Any]:
+def run_record_of(
+    run: Run, counts: Mapping[str, Mapping[str, int]], n_maps: int, libraries: Mapping[str, str]
+) -> dict[str, Any]:
+    """The content of a run file.
+
+    Args:
+        run: what it is.
+        counts: category to status to rows.
+        n_maps: rows with a gradient map.
+        libraries: versions.
+    """
+    by_status = sum(map(Counter, counts.values()), Counter[str]())
     record = {
         "schema_version": RUNS.version,
         "run_id": run.run_id,
@@ -296,11 +361,11 @@ def _record(run: Run, checked: Mapping[str, Checked], libraries: Mapping[str, st
         "models": {category: version for category, (version, _) in run.models.items()},
         "model_digests": {category: digest for category, (_, digest) in run.models.items()},
         "libraries": dict(libraries),
-        "n_images": sum(of_category.n_images for of_category in checked.values()),
+        "n_images": by_status.total(),
         "skipped": dict(run.skipped),
-        "counts": dict(sum((Counter(of_category.counts) for of_category in checked.values()), Counter[str]())),
-        "category_counts": {category: dict(of_category.counts) for category, of_category in checked.items()},
-        "n_maps": sum(of_category.n_maps for of_category in checked.values()),
+        "counts": dict(by_status),
+        "category_counts": {category: dict(of_category) for category, of_category in counts.items()},
+        "n_maps": n_maps,
         "started_at": run.started_at.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -309,5 +374,6 @@ def _record(run: Run, checked: Mapping[str, Checked], libraries: Mapping[str, st
     return record
 
 
-def _partition(output: str, table: Table, dt: date, category: str) -> str:
+def partition(output: str, table: Table, dt: date, category: str) -> str:
+    """URI of the folder of the rows of a day and category."""
     return join(output, table.name, f"dt={dt}", f"category={quote(category, safe='')}")

@@ -35,7 +35,7 @@ from differnet_ray.errors import ConfigError, StorageError
 
 MANIFEST_ROWS_PER_FILE, MANIFEST_ROWS_PER_GROUP = 100_000, 10_000
 NO_CATEGORY = "no category"  # reason of files that are not scored
-RUNS_FOLDER = "runs"
+RUNS_FOLDER, STAGING_FOLDER = "runs", "_staging"
 UNPLACED = "no-category.csv"
 _PARTITIONING = ds.partitioning(pa.schema([("dt", pa.date32()), ("category", pa.string())]), flavor="hive")
 
@@ -92,7 +92,7 @@ def run_uri(output: str, run: Run) -> str:
 
 def staging(output: str, run: Run, *parts: str) -> str:
     """URI of a run's work in progress."""
-    return join(output, "_staging", run.run_id, *parts)
+    return join(output, STAGING_FOLDER, run.run_id, *parts)
 
 
 def published(output: str, run: Run) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import shutil
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from killed_publisher import begin
 from staged_runs import CATEGORIES, LIBRARIES, a_run, by_id, files, manifest_of, published_run, scored, stage
 
 from differnet_ray.data import publish as publishing
@@ -24,15 +24,6 @@ PLANT = manifest_of(CATEGORIES[:4], per_category=30)
 OLD, NEW = a_run(n_transforms="4"), a_run(n_transforms="8")
 OLD_ROWS, NEW_ROWS = (scored(PLANT, run, scale=scale) for run, scale in ((OLD, 1.0), (NEW, 2.0)))
 EXPECTED = {"old": by_id(OLD_ROWS.select(SCORES.schema.names)), "new": by_id(NEW_ROWS.select(SCORES.schema.names))}
-
-
-def publisher(output: str) -> multiprocessing.process.BaseProcess:
-    """Returns a process that publishes the new run, begun."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["differnet_ray.data.publish"])
-    process = context.Process(target=publish, args=(output, NEW, LIBRARIES))
-    process.start()
-    return process
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +41,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_publisher_that_is_killed_loses_nothing_and_a_repeat_ends_exact(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared, tmp_path / "whole")
+    process = begin((tmp_path / "whole").as_uri(), NEW)
     began = time.monotonic()
-    publisher((tmp_path / "whole").as_uri()).join()
+    process.join()
     seconds = time.monotonic() - began
     draw = random.Random(0)
     states = []
@@ -60,15 +52,15 @@ def test_a_publisher_that_is_killed_loses_nothing_and_a_repeat_ends_exact(prepar
         shutil.copytree(prepared, folder)
         output = folder.as_uri()
         others = untouched(output)
-        process = publisher(output)
-        time.sleep(draw.uniform(0.1, 1.1) * seconds)
+        process = begin(output, NEW)
+        time.sleep(draw.uniform(0, seconds))
         process.kill()
         process.join()
         states.append(seen(output))
         if published(output, NEW) is None:
             publish(output, NEW, LIBRARIES)
         else:
-            finish_publishing(output, NEW)
+            finish_publishing(output, NEW.run_id)
         assert by_id(today(output)) == EXPECTED["new"]
         assert today(output).num_rows == PLANT.num_rows
         wanted = NEW_ROWS.filter(pc.is_valid(NEW_ROWS["map_height"]))["image_id"].to_pylist()
@@ -114,6 +106,6 @@ def test_a_run_that_was_published_later_is_not_removed_by_the_end_of_an_earlier_
     stage(output, OLD, scored(PLANT, OLD, scale=3.0))
     write_manifest(staging(output, OLD, "manifest"), PLANT)
     publish(output, OLD, LIBRARIES)  # under the names of the files that were to be removed
-    finish_publishing(output, NEW)
+    finish_publishing(output, NEW.run_id)
     assert by_id(today(output)) == by_id(scored(PLANT, OLD, scale=3.0).select(SCORES.schema.names))
     assert not files(output, "_staging")
