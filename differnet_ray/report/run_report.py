@@ -251,13 +251,14 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _sql(output: str, record: Mapping[str, Any], condition: str, order: str) -> str:
-    """What finds rows of the run with DuckDB."""
+def _sql(output: str, record: Mapping[str, Any], condition: str, order: str) -> list[str]:
+    """The lines of a query that finds rows of the run with DuckDB; for people, nothing here runs it."""
     files = join(output.removeprefix(FILE), "scores", f"dt={record['dt']}", "*", "*.parquet").replace("'", "''")
-    return (  # text for people: nothing here runs it
-        f"SELECT * FROM read_parquet('{files}', hive_partitioning = true)\n"  # noqa: S608
-        f"WHERE run_id = '{record['run_id']}' AND {condition}\nORDER BY {order};"
-    )
+    return [
+        f"SELECT * FROM read_parquet('{files}', hive_partitioning = true)",  # noqa: S608
+        f"WHERE run_id = '{record['run_id']}' AND {condition}",
+        f"ORDER BY {order};",
+    ]
 
 
 def _csp_digest(text: str) -> str:

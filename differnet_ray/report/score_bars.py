@@ -23,7 +23,7 @@ BARS = 44  # at most about so many, tails aside
 BEYOND = CELLS_PER_DECADE // 2  # cells above threshold or median that are drawn before the tail begins
 WIDTH, HEIGHT = 420, 250  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 34, 38  # what its edges leave for labels
-TAIL, GAP = 16, 6  # width of the bar of all scores beyond an end, and what sets it apart
+TAIL, GAP, ROOM = 16, 8, 38  # width of the bar of all scores beyond an end, what sets it apart, and room for its label
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,17 @@ def histogram(run: Cells, calibration: Cells, threshold: float | None, review_th
         for (left, right, k, until), share in zip(edges, shares, strict=True)
         if share > 0
     )
+    beyond = edges[:has_first] + edges[len(edges) - has_last :]
+    tails = [Mark((left + right) / 2, _beyond(k, until, reference)) for left, right, k, until in beyond]
+    ticks = [Mark(x_of(_position(score, reference)), f"{score:g}") for score in _ticks(low, high, reference)]
+    ticks = [tick for tick in ticks if all(abs(tick.at - tail.at) >= ROOM for tail in tails)]
     points = [
         f"{x:.1f},{y_of(share):.1f}" for (left, right, _, _), share in zip(edges, expected, strict=True) for x in (left, right)
     ]
     return Histogram(
         bars=bars,
         outline=" ".join(points) if calibration else "",
-        x_ticks=tuple(Mark(x_of(_position(v, reference)), f"{v:g}") for v in _ticks(low, high, reference)),
+        x_ticks=(*ticks, *tails),
         y_ticks=tuple(Mark(y_of(share), f"{100 * share:g} %") for share in _share_ticks(top)),
         threshold=Mark(x_of(0), f"{reference:.4g}"),
         review_threshold=None
@@ -186,6 +190,12 @@ def _kind(cell: int, review: int | None) -> str:
     return "review" if review is not None and cell >= review else "ok"
 
 
+def _beyond(first: int, end: int, reference: float) -> str:
+    """What a bar of all scores beyond an end holds, in as few signs as a tick has room for."""
+    sign, cell = ("<", end) if first <= -FURTHEST else ("\N{GREATER-THAN OR EQUAL TO}", first)
+    return f"{sign} {reference * 10 ** (cell / CELLS_PER_DECADE):.2g}"
+
+
 def _label(first: int, end: int, reference: float, share: float) -> str:
     low, high = (reference * 10 ** (cell / CELLS_PER_DECADE) for cell in (first, end))
     scores = (
@@ -213,6 +223,6 @@ def _share_ticks(top: float) -> list[float]:
     ticks: list[float] = []
     for share in (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001, 0.0001):
         above = math.sqrt(ticks[-1]) if ticks else math.inf
-        if share <= top and above - math.sqrt(share) >= 0.16 * math.sqrt(top):
+        if share <= top and min(math.sqrt(share), above - math.sqrt(share)) >= 0.14 * math.sqrt(top):
             ticks.append(share)
     return [*ticks, 0.0]
