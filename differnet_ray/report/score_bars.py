@@ -22,7 +22,7 @@ FURTHEST = 8 * CELLS_PER_DECADE  # cells on either side of the threshold; what l
 BARS = 44  # at most about so many, tails aside
 BEYOND = CELLS_PER_DECADE // 2  # cells above threshold or median that are drawn before the tail begins
 WIDTH, HEIGHT = 420, 250  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 34, 38  # what its edges leave for labels
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 36, 38  # what its edges leave for labels
 TAIL, GAP, ROOM = 16, 8, 38  # width of the bar of all scores beyond an end, what sets it apart, and room for its label
 
 

@@ -132,7 +132,8 @@ def _staged(manifest: pa.Table, run: Run, rng: np.random.Generator, n_good: int,
         elif number < n_good:
             rows.append(row | _scores("ok", min(rng.lognormal(0, 0.15), 1.49)))
         else:
-            score = float(np.exp(rng.uniform(np.log(REVIEW), np.log(30))))
+            low, high = (REVIEW, THRESHOLD) if number % 5 == 0 else (THRESHOLD, 30)
+            score = float(np.exp(rng.uniform(np.log(low), np.log(high))))
             rows.append(row | _scores("anomalous" if score >= THRESHOLD else "review", score))
     return conform(pa.Table.from_pylist(rows, schema=STAGED), STAGED)
 

@@ -155,8 +155,8 @@ def test_lineage_is_complete(page: str, made: MadeRun) -> None:
         assert html.escape(text) in page
 
 
-@pytest.mark.parametrize("limit", [3, 5])
-def test_what_is_left_out_is_counted_and_the_query_finds_it(made: MadeRun, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+def test_what_is_left_out_is_counted_and_the_query_finds_it(made: MadeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 3
     monkeypatch.setattr(run_report, "LISTED", limit)
     page = made.page(max_images=1)
     counts = made.record["counts"]
@@ -164,10 +164,11 @@ def test_what_is_left_out_is_counted_and_the_query_finds_it(made: MadeRun, monke
     assert len(rows_of(page, "flagged-table")) == len(rows_of(page, "not-scored-table")) == limit
     assert f"the first {limit} of {n_flagged}; {n_flagged - limit} more are not on this page" in page
     queries = [html.unescape(query) for query in re.findall(r"<code>(.*?)</code>", page, re.DOTALL)]
-    found = [duckdb.connect().execute(query).fetch_arrow_table() for query in queries]
-    assert [rows.num_rows for rows in found] == [n_flagged, n_not_scored]
-    worst = found[0]["anomaly_score"].to_pylist()[:limit]
-    assert worst == values(rows_of(page, "flagged-table"), "Score")
+    answers = [duckdb.connect().execute(query) for query in queries]
+    score = [name for name, *_ in answers[0].description].index("anomaly_score")
+    found = [answer.fetchall() for answer in answers]
+    assert [len(rows) for rows in found] == [n_flagged, n_not_scored]
+    assert [row[score] for row in found[0][:limit]] == values(rows_of(page, "flagged-table"), "Score")
 
 
 def test_thousands_of_flagged_images_make_a_page_of_bounded_size(tmp_path: Path) -> None:
