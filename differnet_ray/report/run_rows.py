@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from differnet_ray import results
 from differnet_ray.data.tables import SCORED_STATUSES
 from differnet_ray.report.score_bars import Cells, cells_of
 
-BATCH_ROWS = 65_536  # with two batches ahead: some ten megabytes of names
 COLUMNS = (
     *("image_id", "uri", "member", "category", "status", "error", "anomaly_score", "score_std", "threshold"),
     *("review_threshold", "p_value", "peak_x", "peak_y", "area_fraction", "width", "height", "bytes", "etag"),
@@ -145,15 +145,16 @@ def newer_run(output: str, dt: str, category: str, run_id: str) -> str | None:
 
 
 def _batches(output: str, dt: str, run_id: str, categories: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of a run, a row group at a time: a scanner of a whole dataset reads up to a gigabyte ahead."""
     try:
-        rows = results.scores(output, date=dt)
+        rows = results.scores(output)
     except FileNotFoundError:  # what it had published was removed
         return
-    mine = (pc.field("run_id") == run_id) & pc.field("category").isin(pa.array(categories, pa.string()))
-    scanner = rows.scanner(columns=list(COLUMNS), filter=mine, batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1)
-    for batch in scanner.to_batches():
-        if batch.num_rows:
-            table = pa.Table.from_batches([batch])
+    day = pc.field("dt") == pa.scalar(date.fromisoformat(dt))
+    mine = day & pc.field("category").isin(pa.array(categories, pa.string())) & (pc.field("run_id") == run_id)
+    for file in rows.get_fragments(filter=mine):
+        for group in file.split_by_row_group(filter=mine, schema=rows.schema):
+            table = group.to_table(schema=rows.schema, columns=list(COLUMNS), filter=mine)
             score, threshold = (np.asarray(table[name].to_numpy(), dtype=float) for name in ("anomaly_score", "threshold"))
             with np.errstate(divide="ignore", invalid="ignore"):
                 severity = score / threshold
