@@ -128,6 +128,7 @@ def test_pictures_show_the_image_and_its_map_or_why_they_cannot(page: str) -> No
     assert len(re.findall(r'<img src="data:image/jpeg', part)) == 2 * (len(NAMES) + len(MEMBERS))
     assert re.search(r'width="171" height="256"', part)  # 80 x 120, not the square that is decoded
     assert "can no longer be read: missing: the file was listed, but is no longer there" in part
+    assert "peak 38 / 25 % from left / top" in part
     assert part.count("no gradient map") == part.count("can no longer be read")
 
 
@@ -187,6 +188,11 @@ def test_a_model_that_is_gone_or_damaged_is_said_and_the_report_is_made(tmp_path
     assert "calibration.parquet is damaged" in article(page, CATEGORIES[0])
     assert "no version" in article(page, CATEGORIES[1])
     assert "of the calibration set</span>" not in page
+
+
+def test_a_model_store_that_is_not_there_is_said_and_the_report_is_made(made: MadeRun, tmp_path: Path) -> None:
+    uri = write_run_report(made.output, made.run.run_id, models=canonical(str(tmp_path / "none")), max_images=0)
+    assert path_of(uri).read_text(encoding="utf-8").count("The scores of the calibration set are not shown") == len(CATEGORIES)
 
 
 def test_without_a_model_store_only_the_scores_of_the_run_are_drawn(made: MadeRun) -> None:
