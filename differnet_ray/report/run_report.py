@@ -1,0 +1,265 @@
+"""The report of a scoring run: one HTML file that needs nothing else, to be read, printed, sent and kept.
+
+It loads nothing and links nowhere: pictures are `data:` URIs, and a content security policy names its style and its script
+by their digests, so that no text that came from a file name can ever run. Every value is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from differnet_ray import results
+from differnet_ray.data.model_store import CALIBRATION_FILE, ModelStore
+from differnet_ray.data.results import NO_CATEGORY, RUNS_FOLDER, no_category_uri
+from differnet_ray.data.storage import FILE, join, list_files, name_of, read_bytes, write_bytes
+from differnet_ray.data.tables import RUNS, SCORED_STATUSES, STATUSES
+from differnet_ray.errors import ConfigError, ModelStoreError, StorageError
+from differnet_ray.report.pictures import Picture, pictures
+from differnet_ray.report.run_rows import CategoryRows, RunRows, newer_run, read_rows
+from differnet_ray.report.score_bars import Histogram, cells_of, histogram
+
+LISTED = 2_000  # rows of a table on the page: a browser still sorts and filters them at once
+MAX_PICTURES = 240  # of all categories: about 8 MB of page
+UNKNOWN = "\N{EN DASH}"
+RUNS_NAMED = 20  # in the message that there is no such run
+# Characters that are not seen, or reorder what is: a name must not look like another.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class CategorySection:
+    """What the report says of one category.
+
+    Attributes:
+        name: of the category.
+        counts: status to images, as the run file has it.
+        rows: what was found of it in the results.
+        histogram: of its scores, or None where it has none.
+        model: record of its model, or None where that is not at hand.
+        pictures: of its worst images.
+        notes: what a reader has to know about it.
+    """
+
+    name: str
+    counts: Mapping[str, int]
+    rows: CategoryRows
+    histogram: Histogram | None
+    model: Mapping[str, Any] | None
+    pictures: Sequence[Picture]
+    notes: Sequence[str]
+
+    @property
+    def n_flagged(self) -> int:
+        """Its flagged images that are still in the results."""
+        return self.rows.counts["review"] + self.rows.counts["anomalous"]
+
+
+def write_run_report(
+    output: str, run_id: str, *, models: str | None = None, target: str | None = None, max_images: int = 24
+) -> str:
+    """Writes the report of a published scoring run.
+
+    Args:
+        output: canonical URI of the results.
+        run_id: of the run.
+        models: canonical URI of the model store, for the scores of the calibration sets; None does without them.
+        target: canonical URI of the page; None for OUTPUT/reports/RUN_ID.html.
+        max_images: flagged images of each category to show as pictures; fewer where there are many categories, so that the
+            page has at most some 240.
+
+    Returns:
+        The URI of the page.
+
+    Raises:
+        ConfigError: there is no such run.
+        StorageError: the results cannot be read, or the page cannot be written.
+    """
+    record = _record(output, run_id)
+    categories = sorted(record["category_counts"])
+    n_shown = min(max_images, max(2, MAX_PICTURES // max(1, len(categories))))
+    rows = read_rows(output, record["dt"], run_id, categories, worst=n_shown, listed=LISTED)
+    sections = [_section(output, record, category, rows.categories[category], models) for category in categories]
+    page = _page(output, record, rows, sections, models)
+    uri = join(output, "reports", f"{run_id}.html") if target is None else target
+    write_bytes(uri, page.encode("utf-8", "backslashreplace"))
+    return uri
+
+
+def _record(output: str, run_id: str) -> dict[str, Any]:
+    folder = join(output, RUNS_FOLDER)
+    try:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_id):  # it must not lead out of the folder
+            raise FileNotFoundError(run_id)
+        record = results.run_record(join(folder, f"{run_id}.json"))
+    except FileNotFoundError as error:
+        try:
+            known = sorted(name_of(file.uri).removesuffix(".json") for file in list_files(folder) if file.uri.endswith(".json"))
+        except FileNotFoundError:
+            known = []
+        more = f", and {len(known) - RUNS_NAMED} older ones" if len(known) > RUNS_NAMED else ""
+        there_are = f"{', '.join(known[-RUNS_NAMED:]) or 'none'}{more}"
+        raise ConfigError(f"no run {run_id!r} has been published in {output}; there are: {there_are}") from error
+    record.setdefault("skipped", {})  # run files of version 1 lack it
+    missing = [name for name in RUNS.schema.names if name not in record]
+    if missing:
+        raise StorageError(f"{join(folder, run_id)}.json is damaged, it lacks {', '.join(missing)}: score the run again")
+    return record
+
+
+def _section(output: str, record: Mapping[str, Any], category: str, rows: CategoryRows, models: str | None) -> CategorySection:
+    dt, run_id, counts = record["dt"], record["run_id"], record["category_counts"][category]
+    notes, model, calibration = [], None, Counter[int]()
+    n_images, n_found = sum(counts.values()), rows.counts.total()
+    if n_found < n_images:
+        other = newer_run(output, dt, category, run_id)
+        why = f"replaced by the run {other}" if other else "removed from the results"
+        notes.append(
+            f"{n_images - n_found:,} of the {n_images:,} rows of this category have since been {why}: the counts are those of "
+            "the run, scores and images below are of the rows that are left."
+        )
+    elif rows.counts != Counter(counts):
+        found = ", ".join(f"{n:,} {status}" for status, n in sorted(rows.counts.items()))
+        notes.append(f"The rows have been decided anew since the run: now {found}.")
+    version = record["models"].get(category)
+    if models is not None and version is not None:
+        try:
+            model, scores = _calibration(models, category, version, record["model_digests"].get(category))
+            calibration = cells_of(scores, rows.threshold)
+        except (ModelStoreError, StorageError) as error:
+            notes.append(f"The scores of the calibration set are not shown: {error}.")
+    drawn = histogram(rows.cells, calibration, rows.threshold, rows.review_threshold)
+    shown = pictures(output, dt, run_id, category, rows.worst)
+    return CategorySection(category, counts, rows, drawn, model, shown, notes)
+
+
+def _calibration(models: str, category: str, version: str, digest: str | None) -> tuple[dict[str, Any], Any]:
+    """The record of a model and the scores of its calibration set, without the weights that `load` would read as well."""
+    record = ModelStore(models).record(category, version)
+    if record.get("digest") != digest:
+        raise ModelStoreError(f"the model {category} {version} in {models} has another digest than the one that scored")
+    uri = join(models, category, version, CALIBRATION_FILE)
+    try:
+        data = read_bytes(uri)
+        if hashlib.sha256(data).hexdigest() != record["files"][CALIBRATION_FILE]:
+            raise ModelStoreError(f"{uri} is damaged: its SHA-256 is not the one in model.json")
+        scores = pq.read_table(io.BytesIO(data), columns=["anomaly_score"])["anomaly_score"].to_numpy()
+    except FileNotFoundError as error:
+        raise ModelStoreError(f"{uri} is missing: the model is incomplete") from error
+    except (KeyError, TypeError, pa.ArrowException) as error:
+        raise ModelStoreError(f"{uri} is damaged: {type(error).__name__}: {error}") from error
+    return record, np.asarray(scores, dtype=np.float64)
+
+
+def _page(
+    output: str, record: Mapping[str, Any], rows: RunRows, sections: Sequence[CategorySection], models: str | None
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("differnet_ray", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "when": _when}
+    folder = Path(__file__).parent
+    style, script = ((folder / f"run_report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    counts = record["counts"]
+    return environment.get_template("run_report.html.j2").render(
+        run=record,
+        duration=_duration((_moment(record["finished_at"]) - _moment(record["started_at"])).total_seconds()),
+        statuses=[status for status in STATUSES if status in SCORED_STATUSES or counts.get(status)],
+        scored_statuses=SCORED_STATUSES,
+        sections=sections,
+        flagged=rows.flagged,
+        n_flagged=sum(section.n_flagged for section in sections),
+        not_scored=rows.not_scored,
+        n_not_scored=sum(n for section in sections for s, n in section.rows.counts.items() if s not in SCORED_STATUSES),
+        no_category=no_category_uri(output, record["run_id"]) if record["skipped"].get(NO_CATEGORY) else None,
+        output=output,
+        models=models,
+        flagged_sql=_sql(output, record, "status IN ('review', 'anomalous')", "anomaly_score / threshold DESC"),
+        not_scored_sql=_sql(output, record, "anomaly_score IS NULL", "category, status, uri, member"),
+        style=Markup(style),  # noqa: S704 - as the script, a file of this package
+        script=Markup(script),  # noqa: S704
+        style_digest=_csp_digest(style),
+        script_digest=_csp_digest(script),
+    )
+
+
+def visible(value: Any) -> Any:
+    r"""A value of the page; of a text, with escapes for characters that are not seen or reorder what is.
+
+    >>> print(visible("photo\u202egnp.exe"))
+    photo\u202egnp.exe
+    """
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), value)
+
+
+def number(value: float | None) -> str:
+    """A measurement with four digits, or a dash.
+
+    >>> number(1234567.0), number(0.123456), number(7), number(None)
+    ('1,234,567', '0.1235', '7', '–')
+    """
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
+
+
+def percent(part: float | None, whole: float = 1) -> str:
+    """A share in percent with two digits or more, or a dash where there is no whole.
+
+    >>> percent(1, 3), percent(12345, 12346), percent(0, 5), percent(3, 0)
+    ('33.3 %', '99.99 %', '0 %', '–')
+    """
+    if part is None or not whole:
+        return UNKNOWN
+    share = 100 * part / whole
+    digits = f"{share:.3g}"
+    return f"{share:.2f} %" if digits == "100" and part != whole else f"{digits} %"
+
+
+def _when(moment: str) -> str:
+    return f"{_moment(moment).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _sql(output: str, record: Mapping[str, Any], condition: str, order: str) -> list[str]:
+    """The lines of a query that finds rows of the run with DuckDB; for people, nothing here runs it."""
+    files = join(output.removeprefix(FILE), "scores", f"dt={record['dt']}", "*", "*.parquet").replace("'", "''")
+    return [
+        f"SELECT * FROM read_parquet('{files}', hive_partitioning = true)",  # noqa: S608
+        f"WHERE run_id = '{record['run_id']}' AND {condition}",
+        f"ORDER BY {order};",
+    ]
+
+
+def _csp_digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
