@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
-from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from differnet_ray import __version__
-from differnet_ray.config import PRESETS, preset
-from differnet_ray.errors import ConfigError, DifferNetError, ModelStoreError
+from differnet_ray.cli_options import (
+    AS_JSON,
+    CATEGORIES,
+    CONFIG,
+    DATA,
+    MODELS,
+    OUTPUT,
+    actors_between,
+    day,
+    recipe_options,
+    versions_of,
+)
+from differnet_ray.cli_results import redecide, report, verify
+from differnet_ray.config import preset
+from differnet_ray.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_ALL_SCORED,
+    ConfigError,
+    DifferNetError,
+    ModelStoreError,
+)
 from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
 
 if TYPE_CHECKING:
     from differnet_ray.stages import Maps
 
-EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
 # Options of fit that say how it works, in contrast to what the recipe is
 WORKING_OPTIONS = ["shots", "together", "max_parallel", "gpus_per_fit", "bank_memory", "scratch", "checkpoint_seconds"]
 WORKING_OPTIONS += ["resume", "test"]
-Command = Callable[..., Any]
 
 
 class Door(click.Group):
@@ -42,88 +58,6 @@ class Door(click.Group):
             ctx.exit(EXIT_INTERRUPTED)
 
 
-def _read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
-    if path is None:
-        return
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"configuration file {path}: {error}") from error
-    names = {option.opts[0].removeprefix("--").replace("-", "_"): str(option.name) for option in ctx.command.params}
-    for key in values:
-        if key not in names or key == "config":
-            known = ", ".join(sorted(set(names) - {"config"}))
-            raise ConfigError(f"configuration file {path}: unknown option {key!r}; {ctx.command.name} has: {known}")
-    ctx.default_map = {names[key]: value for key, value in values.items()}
-
-
-def _day(_: click.Context, __: click.Parameter, value: str | None) -> date:
-    if value is None:
-        return datetime.now(UTC).date()
-    try:
-        return date.fromisoformat(value)
-    except ValueError as error:
-        raise ConfigError(f"--date {value!r}: expected YYYY-MM-DD") from error
-
-
-def _actors(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    least, most = value.partition(":")[::2]
-    try:
-        numbers = int(least), int(most or least)
-    except ValueError:
-        numbers = 0, 0
-    if not 1 <= numbers[0] <= numbers[1]:
-        raise ConfigError(f"--score-actors {value}: expected MIN:MAX, such as 1:8, or one number")
-    return numbers
-
-
-def _versions(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    pairs = [value.partition("=")[::2] for value in values]
-    if not all(name and version for name, version in pairs):
-        raise ConfigError(f"--model {' '.join(values)}: expected NAME=VERSION")
-    return dict(pairs)
-
-
-_config = click.option(
-    "--config",
-    type=click.Path(),
-    is_eager=True,
-    expose_value=False,
-    callback=_read_config,
-    help="TOML file with defaults.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_models = click.option("--models", required=True, help="Model store: a folder or s3:// URI.")
-_output = click.option("--output", required=True, help="Results: a folder or s3:// URI.")
-_category = click.option("--category", "categories", multiple=True, metavar="NAME", help="Only this category (repeatable).")
-_data = click.option("--data", required=True, help="Images in the layout <category>/<train|test>/<defect>/<name>.")
-
-
-def _recipe(verb: Command) -> Command:
-    """The options that a recipe is made from."""
-    for option in reversed(
-        [
-            click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)), default="paper", show_default=True),
-            click.option("--backbone-weights", metavar="PATH", help="AlexNet (.safetensors, .pth), or the word random."),
-            click.option("--epochs", type=int, help="Instead of the preset's."),
-            click.option("--learning-rate", type=float, help="Of Adam."),
-            click.option("--transforms", "n_transforms", type=int, help="T: transforms that a score is the mean of."),
-            click.option("--brightness", type=float, help="Half-width of the brightness factors, such as 0.15."),
-            click.option("--contrast", type=float, help="Half-width of the contrast factors, such as 0.15."),
-            click.option("--image-size", type=int, help="H: pixels a side after resizing."),
-            click.option("--scales", "n_scales", type=int, help="S: scales that features are taken at."),
-            click.option("--blocks", "n_blocks", type=int, help="K: coupling blocks of the flow."),
-            click.option("--clamp-alpha", type=float, help="alpha of eq. 2; a smaller one keeps training stable."),
-            click.option("--hidden", type=int, help="Width of the flow's networks."),
-            click.option("--fresh-epochs", type=int, help="Epochs with new random transforms; then they repeat."),
-        ]
-    ):
-        verb = option(verb)
-    return verb
-
-
 @click.group(cls=Door, context_settings={"max_content_width": 110})
 @click.version_option(__version__)
 def main() -> None:
@@ -131,12 +65,12 @@ def main() -> None:
 
 
 @main.command()
-@_config
+@CONFIG
 @click.option("--data", help="Good images: a folder or archive in the layout <category>/train/good/<name>.")
 @click.option("--manifest", help="Instead of --data: a CSV, JSON Lines or Parquet file that names images.")
-@_models
-@_category
-@_recipe
+@MODELS
+@CATEGORIES
+@recipe_options
 @click.option("--target-fpr", type=float, help="Share of good images that may be called anomalous.")
 @click.option("--seed", type=int, help="Of weights, transforms, order, hold-out and shots.")
 @click.option("--patience", type=int, help="Stop after so many epochs in which good images not fitted on gained nothing.")
@@ -149,7 +83,7 @@ def main() -> None:
 @click.option("--checkpoint-seconds", type=click.FloatRange(min=0), help="Between checkpoints of a category; default: 120.")
 @click.option("--resume/--no-resume", default=True, help="Go on where the same command was killed; default, or begin anew.")
 @click.option("--test/--no-test", default=True, help="Measure the AUROC where there are labelled test images; default.")
-@_json
+@AS_JSON
 @click.pass_context
 def fit(
     ctx: click.Context,
@@ -185,22 +119,22 @@ def fit(
 
 
 @main.command()
-@_config
+@CONFIG
 @click.option("--input", "inputs", required=True, multiple=True, help="Folder, archive or manifest of images (repeatable).")
-@_models
-@_output
+@MODELS
+@OUTPUT
 @click.option("--category", metavar="NAME", help="Category of all images; default: from their paths.")
 @click.option("--path-pattern", help="Such as '{line}/{date}/{category}/{name}', matched with the end of each path.")
-@click.option("--date", "dt", callback=_day, metavar="YYYY-MM-DD", help="Day of the results; default: today (UTC).")
+@click.option("--date", "dt", callback=day, metavar="YYYY-MM-DD", help="Day of the results; default: today (UTC).")
 @click.option("--run-id", help="Name of the run; default: from what it does.")
 @click.option("--transforms", "n_transforms", type=click.IntRange(min=1), help="Use the first N of a model's transforms.")
 @click.option("--maps", type=click.Choice(["none", "flagged", "all"]), default="flagged", show_default=True)
-@click.option("--model", "versions", multiple=True, callback=_versions, metavar="NAME=VERSION", help="Not the latest.")
+@click.option("--model", "versions", multiple=True, callback=versions_of, metavar="NAME=VERSION", help="Not the latest.")
 @click.option("--require-models", is_flag=True, help="Refuse images of categories without a model: else they are rows.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.")
-@click.option("--score-actors", "actors", callback=_actors, metavar="MIN:MAX", help="Default: what suits the cluster.")
+@click.option("--score-actors", "actors", callback=actors_between, metavar="MIN:MAX", help="Default: what suits the cluster.")
 @click.option("--resume/--no-resume", default=True, help="Go on where the same command was killed; default, or begin anew.")
-@_json
+@AS_JSON
 @click.pass_context
 def score(ctx: click.Context, /, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Score an archive of images and land the results in Parquet."""
@@ -215,12 +149,12 @@ def score(ctx: click.Context, /, inputs: tuple[str, ...], as_json: bool, **optio
 
 
 @main.command()
-@_config
-@_data
-@_models
-@_output
-@_category
-@_json
+@CONFIG
+@DATA
+@MODELS
+@OUTPUT
+@CATEGORIES
+@AS_JSON
 def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], as_json: bool) -> None:
     """Measure detection on a labelled data set: metrics, ROC, histograms, sheets of images."""
     from differnet_ray.data.manifest import list_images, select
@@ -251,13 +185,13 @@ def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], a
 
 
 @main.command()
-@_config
+@CONFIG
 @click.option("--experiment", type=click.Choice(EXPERIMENTS), required=True)
-@_data
-@_output
-@_category
+@DATA
+@OUTPUT
+@CATEGORIES
 @click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fits of each row.")
-@_recipe
+@recipe_options
 @click.pass_context
 def reproduce(
     ctx: click.Context,
@@ -287,8 +221,8 @@ def models() -> None:
 
 
 @models.command("list")
-@_models
-@_json
+@MODELS
+@AS_JSON
 def models_list(models: str, as_json: bool) -> None:
     """List categories, their versions, and which is in use."""
     from differnet_ray.data.model_store import ModelStore
@@ -306,10 +240,10 @@ def models_list(models: str, as_json: bool) -> None:
 
 
 @models.command("show")
-@_models
+@MODELS
 @click.argument("category")
 @click.argument("version", required=False)
-@_json
+@AS_JSON
 def models_show(models: str, category: str, version: str | None, as_json: bool) -> None:
     """Show a model's card: data, recipe, threshold and how sure."""
     from differnet_ray.data.card import card
@@ -321,7 +255,7 @@ def models_show(models: str, category: str, version: str | None, as_json: bool) 
 
 
 @models.command("promote")
-@_models
+@MODELS
 @click.argument("category")
 @click.argument("version")
 def models_promote(models: str, category: str, version: str) -> None:
@@ -382,6 +316,10 @@ def demo(folder: str, fast: bool, backbone_weights: str | None) -> None:
     from differnet_ray.demo import run_demo
 
     run_demo(Path(folder), fast=fast, backbone_weights=backbone_weights)
+
+
+for verb in (redecide, verify, report):
+    main.add_command(verb)
 
 
 if __name__ == "__main__":

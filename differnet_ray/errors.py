@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
+
 
 class DifferNetError(Exception):
     """Base of all errors of this package; the CLI prints its message and exits with `exit_code`."""

@@ -22,9 +22,11 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from differnet_ray.data.results import RUNS_FOLDER, open_table
-from differnet_ray.data.storage import canonical, join, list_files, read_bytes
+from differnet_ray.data.storage import canonical, join, list_files, name_of, read_bytes
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, Table
 from differnet_ray.errors import ConfigError, StorageError
+
+RUNS_NAMED = 20  # in the message that there is no such run
 
 
 def scores(output: str, *, date: datetime.date | str | None = None, category: str | None = None) -> ds.Dataset:
@@ -53,25 +55,46 @@ def maps(output: str, *, date: datetime.date | str | None = None, category: str 
 
 def runs(output: str) -> ds.Dataset:
     """The published runs, a row for each, the oldest first (`tables.RUNS`); errors as of `scores`."""
-    records = [run_record(file.uri) for file in list_files(join(canonical(output), RUNS_FOLDER)) if file.uri.endswith(".json")]
+    output = canonical(output)
+    records = [run(output, run_id) for run_id in _run_ids(output)]
     records.sort(key=lambda record: (record["finished_at"], record["run_id"]))
     return ds.dataset(pa.Table.from_pylist([_row(record) for record in records], schema=RUNS.schema))
 
 
-def run_record(uri: str) -> dict[str, Any]:
+def run(output: str, run_id: str) -> dict[str, Any]:
     """The content of a run file.
 
     Raises:
-        FileNotFoundError: there is none.
+        ConfigError: there is no such run; names those that there are.
         StorageError: it cannot be read, or is damaged.
     """
+    output = canonical(output)
+    uri = join(output, RUNS_FOLDER, f"{run_id}.json")
     try:
+        if "/" in run_id:  # it must not lead out of the folder
+            raise FileNotFoundError(run_id)
         record = json.loads(read_bytes(uri))
+    except FileNotFoundError as error:
+        try:
+            known = sorted(_run_ids(output))
+        except FileNotFoundError:
+            known = []
+        more = f", and {len(known) - RUNS_NAMED} older ones" if len(known) > RUNS_NAMED else ""
+        there_are = f"{', '.join(known[-RUNS_NAMED:]) or 'none'}{more}"
+        raise ConfigError(f"no run {run_id!r} has been published in {output}; there are: {there_are}") from error
     except ValueError as error:
         raise StorageError(f"{uri} is damaged, not JSON: score the run again") from error
     if not isinstance(record, dict):
         raise StorageError(f"{uri} is damaged, not an object: score the run again")
+    record.setdefault("skipped", {})  # run files of version 1 lack it
+    if missing := [name for name in RUNS.schema.names if name not in record]:
+        raise StorageError(f"{uri} is damaged, it lacks {', '.join(missing)}: score the run again")
     return record
+
+
+def _run_ids(output: str) -> list[str]:
+    files = list_files(join(output, RUNS_FOLDER))
+    return [name_of(file.uri).removesuffix(".json") for file in files if file.uri.endswith(".json")]
 
 
 def gradient_map(

@@ -46,7 +46,9 @@ def test_help_imports_nothing_heavy_and_answers_at_once() -> None:
     assert min(seconds) < 5  # 0.2 s where nothing else runs; the imports above are what is tested
 
 
-@pytest.mark.parametrize("verb", ["fit", "score", "evaluate", "reproduce", "models", "schemas", "doctor", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["fit", "score", "evaluate", "reproduce", "redecide", "verify", "report", "models", "schemas", "doctor", "demo"]
+)
 def test_every_verb_explains_itself(verb: str) -> None:
     assert run(verb, "--help").exit_code == 0
 

@@ -249,6 +249,19 @@ class ModelStore:
             raise ModelStoreError(f"{join(folder, MODEL)} is damaged: its content does not have the digest that it states")
         return model
 
+    def calibration(self, category: str, version: str | None = None) -> pa.Table:
+        """The scores of unseen good images that a model's thresholds were found on: `tables.CALIBRATION`.
+
+        Raises:
+            ModelStoreError: it is missing or damaged.
+        """
+        record = self.record(category, version)
+        uri = join(self.uri, category, record["version"], CALIBRATION_FILE)
+        try:
+            return pq.read_table(io.BytesIO(_checked(uri, record["files"][CALIBRATION_FILE])))
+        except (KeyError, TypeError, pa.ArrowException) as error:
+            raise ModelStoreError(f"{uri} is damaged: {type(error).__name__}: {error}") from error
+
     def publish(self, model: StoredModel) -> str:
         """Stores a model whole, then makes it the one in use.
 

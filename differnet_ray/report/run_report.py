@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,17 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from differnet_ray import results
-from differnet_ray.data.model_store import CALIBRATION_FILE, ModelStore
-from differnet_ray.data.results import NO_CATEGORY, RUNS_FOLDER, no_category_uri
-from differnet_ray.data.storage import FILE, join, list_files, name_of, read_bytes, write_bytes
-from differnet_ray.data.tables import RUNS, SCORED_STATUSES, STATUSES
-from differnet_ray.errors import ConfigError, ModelStoreError, StorageError
+from differnet_ray.data.model_store import ModelStore
+from differnet_ray.data.results import NO_CATEGORY, no_category_uri
+from differnet_ray.data.storage import FILE, join, write_bytes
+from differnet_ray.data.tables import SCORED_STATUSES, STATUSES
+from differnet_ray.errors import ModelStoreError, StorageError
 from differnet_ray.report.pictures import Picture, pictures
 from differnet_ray.report.run_rows import CategoryRows, RunRows, newer_run, read_rows
 from differnet_ray.report.score_bars import Histogram, cells_of, histogram
@@ -36,7 +33,6 @@ from differnet_ray.report.score_bars import Histogram, cells_of, histogram
 LISTED = 2_000  # rows of a table on the page: a browser still sorts and filters them at once
 MAX_PICTURES = 240  # of all categories: about 8 MB of page
 UNKNOWN = "\N{EN DASH}"
-RUNS_NAMED = 20  # in the message that there is no such run
 # Characters that are not seen, or reorder what is: a name must not look like another.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -89,7 +85,7 @@ def write_run_report(
         ConfigError: there is no such run.
         StorageError: the results cannot be read, or the page cannot be written.
     """
-    record = _record(output, run_id)
+    record = results.run(output, run_id)
     categories = sorted(record["category_counts"])
     n_shown = min(max_images, max(2, MAX_PICTURES // max(1, len(categories))))
     rows = read_rows(output, record["dt"], run_id, categories, worst=n_shown, listed=LISTED)
@@ -98,27 +94,6 @@ def write_run_report(
     uri = join(output, "reports", f"{run_id}.html") if target is None else target
     write_bytes(uri, page.encode("utf-8", "backslashreplace"))
     return uri
-
-
-def _record(output: str, run_id: str) -> dict[str, Any]:
-    folder = join(output, RUNS_FOLDER)
-    try:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_id):  # it must not lead out of the folder
-            raise FileNotFoundError(run_id)
-        record = results.run_record(join(folder, f"{run_id}.json"))
-    except FileNotFoundError as error:
-        try:
-            known = sorted(name_of(file.uri).removesuffix(".json") for file in list_files(folder) if file.uri.endswith(".json"))
-        except FileNotFoundError:
-            known = []
-        more = f", and {len(known) - RUNS_NAMED} older ones" if len(known) > RUNS_NAMED else ""
-        there_are = f"{', '.join(known[-RUNS_NAMED:]) or 'none'}{more}"
-        raise ConfigError(f"no run {run_id!r} has been published in {output}; there are: {there_are}") from error
-    record.setdefault("skipped", {})  # run files of version 1 lack it
-    missing = [name for name in RUNS.schema.names if name not in record]
-    if missing:
-        raise StorageError(f"{join(folder, run_id)}.json is damaged, it lacks {', '.join(missing)}: score the run again")
-    return record
 
 
 def _section(output: str, record: Mapping[str, Any], category: str, rows: CategoryRows, models: str | None) -> CategorySection:
@@ -152,16 +127,7 @@ def _calibration(models: str, category: str, version: str, digest: str | None) -
     record = ModelStore(models).record(category, version)
     if record.get("digest") != digest:
         raise ModelStoreError(f"the model {category} {version} in {models} has another digest than the one that scored")
-    uri = join(models, category, version, CALIBRATION_FILE)
-    try:
-        data = read_bytes(uri)
-        if hashlib.sha256(data).hexdigest() != record["files"][CALIBRATION_FILE]:
-            raise ModelStoreError(f"{uri} is damaged: its SHA-256 is not the one in model.json")
-        scores = pq.read_table(io.BytesIO(data), columns=["anomaly_score"])["anomaly_score"].to_numpy()
-    except FileNotFoundError as error:
-        raise ModelStoreError(f"{uri} is missing: the model is incomplete") from error
-    except (KeyError, TypeError, pa.ArrowException) as error:
-        raise ModelStoreError(f"{uri} is damaged: {type(error).__name__}: {error}") from error
+    scores = ModelStore(models).calibration(category, version)["anomaly_score"].to_numpy()
     return record, np.asarray(scores, dtype=np.float64)
 
 

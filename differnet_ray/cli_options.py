@@ -1,0 +1,103 @@
+"""The options that verbs share, and what their values may be. Nothing heavy is imported: `--help` is instant."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from differnet_ray.config import PRESETS
+from differnet_ray.errors import ConfigError
+
+Command = Callable[..., Any]
+
+
+def read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    """Takes the defaults of a verb from a TOML file."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"configuration file {path}: {error}") from error
+    names = {option.opts[0].removeprefix("--").replace("-", "_"): str(option.name) for option in ctx.command.params}
+    for key in values:
+        if key not in names or key == "config":
+            known = ", ".join(sorted(set(names) - {"config"}))
+            raise ConfigError(f"configuration file {path}: unknown option {key!r}; {ctx.command.name} has: {known}")
+    ctx.default_map = {names[key]: value for key, value in values.items()}
+
+
+def day(_: click.Context, __: click.Parameter, value: str | None) -> date:
+    """A date, or today."""
+    if value is None:
+        return datetime.now(UTC).date()
+    try:
+        return date.fromisoformat(value)
+    except ValueError as error:
+        raise ConfigError(f"--date {value!r}: expected YYYY-MM-DD") from error
+
+
+def actors_between(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """MIN:MAX, or one number for both."""
+    if value is None:
+        return None
+    least, most = value.partition(":")[::2]
+    try:
+        numbers = int(least), int(most or least)
+    except ValueError:
+        numbers = 0, 0
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise ConfigError(f"--score-actors {value}: expected MIN:MAX, such as 1:8, or one number")
+    return numbers
+
+
+def versions_of(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """Category to version."""
+    pairs = [value.partition("=")[::2] for value in values]
+    if not all(name and version for name, version in pairs):
+        raise ConfigError(f"--model {' '.join(values)}: expected NAME=VERSION")
+    return dict(pairs)
+
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(),
+    is_eager=True,
+    expose_value=False,
+    callback=read_config,
+    help="TOML file with defaults.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+MODELS = click.option("--models", required=True, help="Model store: a folder or s3:// URI.")
+OUTPUT = click.option("--output", required=True, help="Results: a folder or s3:// URI.")
+RUN_ID = click.option("--run-id", required=True, help="Of a published run: a name in OUTPUT/runs.")
+CATEGORIES = click.option("--category", "categories", multiple=True, metavar="NAME", help="Only this category (repeatable).")
+DATA = click.option("--data", required=True, help="Images in the layout <category>/<train|test>/<defect>/<name>.")
+
+
+def recipe_options(verb: Command) -> Command:
+    """The options that a recipe is made from."""
+    for option in reversed(
+        [
+            click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)), default="paper", show_default=True),
+            click.option("--backbone-weights", metavar="PATH", help="AlexNet (.safetensors, .pth), or the word random."),
+            click.option("--epochs", type=int, help="Instead of the preset's."),
+            click.option("--learning-rate", type=float, help="Of Adam."),
+            click.option("--transforms", "n_transforms", type=int, help="T: transforms that a score is the mean of."),
+            click.option("--brightness", type=float, help="Half-width of the brightness factors, such as 0.15."),
+            click.option("--contrast", type=float, help="Half-width of the contrast factors, such as 0.15."),
+            click.option("--image-size", type=int, help="H: pixels a side after resizing."),
+            click.option("--scales", "n_scales", type=int, help="S: scales that features are taken at."),
+            click.option("--blocks", "n_blocks", type=int, help="K: coupling blocks of the flow."),
+            click.option("--clamp-alpha", type=float, help="alpha of eq. 2; a smaller one keeps training stable."),
+            click.option("--hidden", type=int, help="Width of the flow's networks."),
+            click.option("--fresh-epochs", type=int, help="Epochs with new random transforms; then they repeat."),
+        ]
+    ):
+        verb = option(verb)
+    return verb

@@ -1,0 +1,222 @@
+"""BRIDGE: stored scores decided anew by other thresholds. No image is read, and the result is a run like any other.
+
+    rows of the day -> limits of each category -> the same files with other status, thresholds and run id -> published
+
+The run file says by the option `redecided` which runs the scores came from, and what they were decided by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from differnet_ray.data.lease import lease
+from differnet_ray.data.model_store import ModelStore
+from differnet_ray.data.publish import finish_all, partition, published_schema, replace_partitions, run_record_of
+from differnet_ray.data.results import RUNS_FOLDER, Run, plan_run, staging
+from differnet_ray.data.storage import join, list_files, list_folders, name_of, open_input, write_bytes
+from differnet_ray.data.tables import MAPS, SCORES
+from differnet_ray.errors import ConfigError, StorageError
+from differnet_ray.model.calibration import conformal_threshold
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Thresholds: a score at or over them is anomalous, or for review.
+
+    Raises:
+        ConfigError: the review threshold is over the other.
+    """
+
+    threshold: float
+    review_threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.review_threshold <= self.threshold:
+            raise ConfigError(
+                f"review threshold {self.review_threshold:g} and threshold {self.threshold:g}: expected 0 < review <= threshold"
+            )
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The published rows of a day and category, and what they were decided by.
+
+    Attributes:
+        category: theirs.
+        run_id: of the run that published them.
+        version, digest: of the model that scored them.
+        limits: None where no image has a score.
+        files: table to URIs, in order.
+    """
+
+    category: str
+    run_id: str
+    version: str
+    digest: str
+    limits: Limits | None
+    files: Mapping[str, Sequence[str]]
+
+
+def limits_of_rate(store: ModelStore, category: str, version: str, target_fpr: float) -> Limits:
+    """What a share `target_fpr` of good images is over, by the calibration set of a model, as `fit` finds it.
+
+    Raises:
+        ModelStoreError: the model is not there or damaged.
+    """
+    scores = store.calibration(category, version)["anomaly_score"].to_numpy()
+    review_fpr = store.record(category, version)["recipe"]["calibration"]["review_fpr"]
+    threshold = conformal_threshold(scores, target_fpr).value
+    return Limits(threshold, min(threshold, conformal_threshold(scores, max(target_fpr, review_fpr)).value))
+
+
+def decided(output: str, dt: date, categories: Sequence[str] = ()) -> list[Decided]:
+    """What is published for a day, of some categories or of all.
+
+    Raises:
+        ConfigError: nothing is, or not of a category that was asked for.
+        StorageError: rows of two runs stand in one category.
+    """
+    finish_all(output)
+    runs = {name_of(file.uri).removesuffix(".json") for file in list_files(join(output, RUNS_FOLDER))}
+    found = [_decided(output, dt, category, runs) for category in _categories_of(output, dt)]
+    known = [rows.category for rows in found]
+    for category in categories:
+        if category not in known:
+            raise ConfigError(f"{category}: nothing is published for {dt} in {output}; there are: {', '.join(known) or 'none'}")
+    if not found:
+        raise ConfigError(f"nothing is published for {dt} in {output}")
+    return [rows for rows in found if not categories or rows.category in categories]
+
+
+def redecide(
+    output: str, dt: date, rows: Sequence[Decided], limits: Mapping[str, Limits], libraries: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Publishes stored scores as they are decided by other limits; None where all have been decided by these already.
+
+    Maps stay with their images. An image that is flagged now and was not has none: `score` makes it.
+
+    Args:
+        output: canonical URI of the results.
+        dt: the day.
+        rows: of that day.
+        limits: category to its limits.
+        libraries: versions, for the run file.
+
+    Returns:
+        The content of the run file.
+
+    Raises:
+        LeaseError: another process does the same.
+    """
+    rows = [rows_of for rows_of in rows if rows_of.limits and rows_of.limits != limits[rows_of.category]]
+    if not rows:
+        return None
+    sources = {of_category.category: of_category.run_id for of_category in rows}
+    lineage = {name: {"from": run_id, **asdict(limits[name])} for name, run_id in sources.items()}
+    run = plan_run(
+        dt=dt,
+        listing_digest=hashlib.sha256(json.dumps(sorted(sources.items())).encode()).hexdigest(),
+        models={of_category.category: (of_category.version, of_category.digest) for of_category in rows},
+        options={"redecided": json.dumps(lineage)},
+    )
+
+    def write() -> tuple[set[str], dict[str, Any]]:
+        written, counts, n_maps = set[str](), dict[str, dict[str, int]](), 0
+        for of_category in rows:
+            uris, statuses, maps = _write(output, run, of_category, limits[of_category.category])
+            written |= uris
+            counts[of_category.category], n_maps = dict(sorted(statuses.items())), n_maps + maps
+        return written, run_record_of(run, counts, n_maps, libraries)
+
+    with lease(staging(output, run) + ".lease.json"):
+        return replace_partitions(output, run, sources, write)
+
+
+def _write(output: str, run: Run, rows: Decided, limits: Limits) -> tuple[set[str], Counter[str], int]:
+    """Writes the files of a category anew; returns their URIs, the statuses and the number of maps."""
+    written, statuses, n_maps = set[str](), Counter[str](), 0
+    for table in (SCORES, MAPS):
+        schema = published_schema(table, run.run_id)
+        for part, uri in enumerate(rows.files[table.name]):
+            sink = io.BytesIO()
+            with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+                for group in _row_groups(uri):
+                    changed = _with(group, "run_id", pa.repeat(run.run_id, group.num_rows))
+                    if table is SCORES:
+                        changed = _decide(changed, limits)
+                        statuses.update(changed["status"].to_pylist())
+                    else:
+                        n_maps += changed.num_rows
+                    writer.write_table(changed.cast(schema))
+            target = join(partition(output, table, run.dt, rows.category), f"{run.run_id}-{part:05d}.parquet")
+            write_bytes(target, sink.getvalue())
+            written.add(target)
+    return written, statuses, n_maps
+
+
+def _decide(rows: pa.Table, limits: Limits) -> pa.Table:
+    scores = rows["anomaly_score"]
+    flagged = pc.if_else(pc.greater_equal(scores, limits.review_threshold), "review", "ok")
+    status = pc.if_else(pc.greater_equal(scores, limits.threshold), "anomalous", flagged)
+    rows = _with(rows, "status", pc.if_else(pc.is_valid(scores), status, rows["status"]))
+    for name, value in asdict(limits).items():
+        rows = _with(rows, name, pc.if_else(pc.is_valid(scores), value, pa.scalar(None, pa.float64())))
+    return rows
+
+
+def _with(rows: pa.Table, name: str, values: Any) -> pa.Table:
+    return rows.set_column(rows.schema.get_field_index(name), name, values)
+
+
+def _decided(output: str, dt: date, category: str, published: Container[str]) -> Decided:
+    files = {table.name: _files(partition(output, table, dt, category), published) for table in (SCORES, MAPS)}
+    columns = ["run_id", "model_version", "model_digest", "threshold", "review_threshold"]
+    found: dict[tuple[Any, ...], None] = {}
+    for uri in files["scores"]:
+        for group in _row_groups(uri, columns):
+            kinds = group.group_by(columns).aggregate([])
+            found |= dict.fromkeys(tuple(row[name] for name in columns) for row in kinds.to_pylist())
+    runs = sorted({kind[0] for kind in found})
+    if len(runs) != 1:
+        raise StorageError(
+            f"{category}: the rows of {dt} are of the runs {', '.join(runs) or 'none'}, expected one: score the day again"
+        )
+    scored = [kind for kind in found if kind[3] is not None]
+    if len(scored) > 1:
+        raise StorageError(f"{category}: the scores of {dt} are of {len(scored)} models or decisions: score the day again")
+    if not scored:
+        return Decided(category, runs[0], "", "", None, files)
+    ((_, version, digest, threshold, review),) = scored
+    return Decided(category, runs[0], version, digest, Limits(threshold, review), files)
+
+
+def _categories_of(output: str, dt: date) -> list[str]:
+    folders = list_folders(join(output, SCORES.name, f"dt={dt}"))
+    return sorted(unquote(name.removeprefix("category=")) for name in folders)
+
+
+def _files(uri: str, runs: Container[str]) -> list[str]:
+    """The Parquet files in a folder that belong to some runs, in order."""
+    try:
+        uris = sorted(file.uri for file in list_files(uri) if file.uri.endswith(".parquet"))
+    except FileNotFoundError:
+        return []
+    return [uri for uri in uris if name_of(uri).rsplit("-", 1)[0] in runs]
+
+
+def _row_groups(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    with open_input(uri) as source, pq.ParquetFile(source) as file:
+        for n in range(file.num_row_groups):
+            yield file.read_row_group(n, columns=columns)
