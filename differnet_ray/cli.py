@@ -129,6 +129,7 @@ def fit(
 @click.option("--run-id", help="Name of the run; default: from what it does.")
 @click.option("--transforms", "n_transforms", type=click.IntRange(min=1), help="Use the first N of a model's transforms.")
 @click.option("--maps", type=click.Choice(["none", "flagged", "all"]), default="flagged", show_default=True)
+@click.option("--overlays", is_flag=True, help="Add a PNG of the image with its map over it to each gradient map.")
 @click.option("--model", "versions", multiple=True, callback=versions_of, metavar="NAME=VERSION", help="Not the latest.")
 @click.option("--require-models", is_flag=True, help="Refuse images of categories without a model: else they are rows.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.")

@@ -12,6 +12,7 @@ import duckdb
 from differnet_ray.config import preset
 from differnet_ray.data.fetch import decoded_image
 from differnet_ray.data.manifest import list_images, select
+from differnet_ray.data.overlay import overlay
 from differnet_ray.data.results import read_table
 from differnet_ray.data.storage import canonical, delete
 from differnet_ray.data.tables import SCORES
@@ -20,7 +21,6 @@ from differnet_ray.distributed.resources import cluster
 from differnet_ray.errors import ConfigError, WeightsError
 from differnet_ray.model.extractor import RANDOM, load_backbone_weights
 from differnet_ray.report.evaluation import evaluate_scores, maps_of
-from differnet_ray.report.plots import overlay
 from differnet_ray.summaries import fit_table, metrics_table, run_table, table
 from differnet_ray.verbs import run_fit, run_score
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from differnet_ray.data.model_store import Arrays, ModelStore, StoredModel
+from differnet_ray.data.overlay import overlay
 from differnet_ray.data.tables import SCORED, STAGED, extend
 from differnet_ray.errors import ModelStoreError, WeightsError
 from differnet_ray.model.calibration import conformal_p_values
@@ -167,11 +168,14 @@ class MapGradients:
         models: canonical URI of the model store.
         versions: category to version.
         device: such as `cpu` or `cuda`.
+        overlays: add pictures of the images with their maps over them, as PNG.
         threads: images that are mapped at the same time; changes no result.
     """
 
-    def __init__(self, *, models: str, versions: Mapping[str, str], device: str, threads: int = 1) -> None:
-        self.models, self.threads = LoadedModels(models, versions, device), threads
+    def __init__(
+        self, *, models: str, versions: Mapping[str, str], device: str, overlays: bool = False, threads: int = 1
+    ) -> None:
+        self.models, self.overlays, self.threads = LoadedModels(models, versions, device), overlays, threads
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of `tables.SCORED` -> the same rows of `tables.STAGED`."""
@@ -186,7 +190,8 @@ class MapGradients:
         if model is None:
             return {}
         stored = model.stored
-        gradient = gradient_map(model.net, _image(pixels, stored), stored.recipe.maps).cpu().numpy()
+        image = _image(pixels, stored)
+        gradient = gradient_map(model.net, image, stored.recipe.maps).cpu().numpy()
         gradient = gradient / stored.decision.map_unit
         height, width = gradient.shape
         peak_row, peak_column = np.unravel_index(gradient.argmax(), gradient.shape)
@@ -198,6 +203,7 @@ class MapGradients:
             "map_height": height,
             "map_width": width,
             "gradient_map": gradient.clip(0, limit).astype("<f2").tobytes(),
+            "overlay_png": overlay(image.numpy(), gradient) if self.overlays else None,
         }
 
 

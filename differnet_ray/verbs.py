@@ -149,6 +149,7 @@ def run_score(
     run_id: str | None = None,
     n_transforms: int | None = None,
     maps: Maps = "flagged",
+    overlays: bool = False,
     versions: Mapping[str, str] | None = None,
     require_models: bool = False,
     actors: tuple[int, int] | None = None,
@@ -167,6 +168,7 @@ def run_score(
         run_id: as the option.
         n_transforms: score with the first so many transforms of each model; all if None.
         maps: which images get a gradient map.
+        overlays: add pictures of the images with their maps over them.
         versions: category to version, where it is not the latest.
         require_models: refuse images of a category without a model; else they are rows of the status `no_model`.
         actors: least and largest number of scoring actors.
@@ -210,7 +212,7 @@ def run_score(
             dt=dt,
             listing_digest=index.digest,
             models=in_use,
-            options={"n_transforms": str(n_transforms or "all"), "maps": maps},
+            options={"n_transforms": str(n_transforms or "all"), "maps": maps} | ({"overlays": "png"} if overlays else {}),
             run_id=run_id,
             skipped=index.skipped,
         )
@@ -230,6 +232,7 @@ def run_score(
             output=output,
             n_transforms=n_transforms,
             maps=maps,
+            overlays=overlays,
             actors=actors,
             resume=resume,
         )

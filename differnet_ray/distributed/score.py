@@ -46,6 +46,7 @@ class ScoreJob:
         models, output: canonical URIs of the model store and of the results.
         n_transforms: score with the first so many transforms of each model; all if None.
         maps: which images get a gradient map.
+        overlays: add pictures of the images with their maps over them.
         actors: least and largest number of scoring actors; None: what suits the cluster.
         batch_size: images that an actor takes at a time; changes no result.
         resume: keep the rows that a killed run of the same finished.
@@ -57,6 +58,7 @@ class ScoreJob:
     output: str
     n_transforms: int | None = None
     maps: Maps = "flagged"
+    overlays: bool = False
     actors: tuple[int, int] | None = None
     batch_size: int = ROWS_PER_BLOCK
     resume: bool = True
@@ -187,7 +189,7 @@ def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, ledg
     )
     rows = rows.map_batches(
         MapActor,
-        fn_constructor_kwargs=common,
+        fn_constructor_kwargs={"overlays": job.overlays, **common},
         compute=_pool(1, plan.max_actors),
         batch_size=job.batch_size,
         batch_format="pyarrow",

@@ -20,8 +20,8 @@ from PIL import Image
 from differnet_ray import results
 from differnet_ray.data.fetch import decoded_images
 from differnet_ray.data.images import DecodedImage
+from differnet_ray.data.overlay import overlay
 from differnet_ray.errors import DifferNetError, UnavailableError
-from differnet_ray.report.plots import overlay
 from differnet_ray.report.run_rows import ScoreRow
 
 SIDE = 256  # pixels of the longer side

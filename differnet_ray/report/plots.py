@@ -7,11 +7,9 @@ appear as they are (no mathtext), except for control characters, which become vi
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.artist import Artist
@@ -25,12 +23,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from differnet_ray.data.overlay import MAP_COLOURS, VMAX, blend, checked_image, png_bytes
+
 DPI = 120
 SIDE, GAP, LINE, SMALL = 200, 18, 24, 18  # pixels on the contact sheet: longer side of an image, space between tiles, lines
-VMAX = 4.0
 GOOD, ANOMALOUS = "#0072B2", "#D55E00"  # Okabe and Ito: colour-blind readers can tell all of these apart
 LINE_COLOURS = (GOOD, ANOMALOUS, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MAP_COLOURS = mpl.colormaps["inferno"](np.linspace(0.4, 1, 256), bytes=True)[:, :3]  # without its near-blacks
 _WANTED = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Last Resort High-Efficiency")  # last: boxes
 Tile: TypeAlias = tuple[str, NDArray[np.uint8], NDArray[np.floating[Any]] | None]
 """Of a contact sheet: caption, which may have several lines; (H, W, 3) RGB; (h, w) gradient map in map units or None."""
@@ -140,23 +138,6 @@ def shots_plot(points: Mapping[str, Sequence[tuple[int, float]]], title: str) ->
     return png_of(figure)
 
 
-def overlay(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating], *, vmax: float = VMAX) -> bytes:
-    """Blend a gradient map (eq. 7 of the DifferNet paper) into its image; where it is below 1, hardly anything changes.
-
-    Args:
-        pixels: (H, W, 3) uint8, RGB.
-        gradient_map: (h, w) float, in map units; NaN counts as 0.
-        vmax: value, above 1, from which colour and opacity no longer grow.
-
-    Returns:
-        PNG bytes, W x H pixels, as the image.
-
-    Raises:
-        ValueError: an array has another shape or type, or `vmax` is not above 1.
-    """
-    return _png(_blend(pixels, gradient_map, vmax))
-
-
 def contact_sheet(sections: Mapping[str, Sequence[Tile]], title: str, columns: int = 4) -> bytes:
     """Draw many images on one sheet, in sections, each image beside its overlay where it has a gradient map.
 
@@ -211,7 +192,7 @@ def contact_sheet(sections: Mapping[str, Sequence[Tile]], title: str, columns: i
         sheet[top : top + picture.shape[0], x : x + picture.shape[1]] = picture
     if has_maps:
         sheet[y + 2 : y + 14, GAP : GAP + 128] = MAP_COLOURS[::2]
-    return _png(sheet)
+    return png_bytes(sheet)
 
 
 def _line_style(number: int) -> tuple[str, str]:
@@ -241,37 +222,16 @@ def bar_edges(
     return anchor + bar * np.arange(-round(np.ceil((anchor - low) / bar - 1e-6)), above + 1), has_tail
 
 
-def _blend(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating], vmax: float) -> NDArray[np.uint8]:
-    if not vmax > 1:
-        raise ValueError(f"vmax must be above 1, found {vmax}")
-    if gradient_map.ndim != 2 or not gradient_map.size:
-        raise ValueError(f"gradient_map must have shape (h, w), found {gradient_map.shape}")
-    image = _image(pixels)
-    field = np.clip(np.nan_to_num(gradient_map, posinf=vmax), 0, vmax).astype(np.float32)
-    level = np.asarray(Image.fromarray(field).resize(image.size, Image.Resampling.BILINEAR))
-    strength = np.clip((level - 1) / (vmax - 1), 0, 1)
-    alpha = (0.04 * np.minimum(level, 1) + 0.68 * strength**0.6)[..., None]
-    colour = MAP_COLOURS[(255 * strength).astype(np.uint8)]
-    blended: NDArray[np.float32] = np.rint((1 - alpha) * pixels + alpha * colour)
-    return blended.astype(np.uint8)
-
-
-def _image(pixels: NDArray[np.uint8]) -> Image.Image:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ValueError(f"pixels must be uint8 of shape (H, W, 3), found {pixels.dtype} of shape {pixels.shape}")
-    return Image.fromarray(np.ascontiguousarray(pixels))
-
-
 def _pair(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating] | None) -> NDArray[np.uint8]:
     """The image and, right of it, its overlay, both with a longer side of `SIDE` less a seam."""
-    image = _image(pixels)
+    image = checked_image(pixels)
     scale = (SIDE - 3) / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
     if gradient_map is None:
         return small
     seam = np.full((size[1], 3, 3), 255, dtype=np.uint8)
-    return np.hstack([small, seam, _blend(small, gradient_map, VMAX)])
+    return np.hstack([small, seam, blend(small, gradient_map, VMAX)])
 
 
 def _chart(width: int, height: int, title: str) -> tuple[Figure, Axes]:
@@ -325,10 +285,4 @@ def _pixels(figure: Figure) -> NDArray[np.uint8]:
 
 def png_of(figure: Figure) -> bytes:
     """The PNG bytes of a finished figure, which is empty afterwards."""
-    return _png(_pixels(figure))
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return png_bytes(_pixels(figure))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from differnet_ray import cli, redecide, results
 from differnet_ray.data import publish as publishing
@@ -46,7 +48,9 @@ def archive(factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scored(archive: Path, models: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Published results, and the id of their run."""
     output = tmp_path_factory.mktemp("results")
-    said = run("score", "--input", archive, "--models", models, "--output", output, "--date", DAY, "--json", exit_code=4)
+    said = run(
+        "score", "--input", archive, "--models", models, "--output", output, "--date", DAY, "--overlays", "--json", exit_code=4
+    )
     return output, json.loads(said.stdout)["run_id"]
 
 
@@ -99,6 +103,16 @@ def test_another_threshold_is_a_new_run_over_the_same_scores(output: Path, score
     assert others == {name: file for name, file in untouched.items() if "category=lid" not in name}
     assert "nothing to do" in run("redecide", *where, "--threshold", threshold).stderr
     assert not [path for path in (output / "_staging").rglob("*") if path.is_file()]
+
+
+def test_each_map_has_the_picture_that_was_asked_for(scored: tuple[Path, str]) -> None:
+    maps = results.maps(str(scored[0])).to_table().to_pylist()
+    assert maps
+    for row in maps:
+        picture = Image.open(io.BytesIO(row["overlay_png"]))
+        assert (picture.format, picture.size) == ("PNG", (64, 64))
+        shown = results.gradient_map(str(scored[0]), row["image_id"], date=DAY, category=row["category"])
+        assert shown.shape == (row["map_height"], row["map_width"])
 
 
 def test_a_target_rate_gives_the_threshold_of_the_calibration_set(output: Path, models: str) -> None:

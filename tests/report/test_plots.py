@@ -183,54 +183,6 @@ def test_a_long_tail_shares_the_last_bar() -> None:
     assert far == plots.score_histogram(good, [2.0, 2.5, math.inf], 1.3, "a")  # how far does not matter
 
 
-def test_overlay_shows_high_values_and_leaves_the_rest() -> None:
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (80, 120, 3), dtype=np.uint8)
-    gradient_map = np.full((8, 12), 0.9, dtype=np.float32)
-    gradient_map[2:5, 6:10] = 6.0
-    shown = opened(plots.overlay(pixels, gradient_map))
-    assert shown.shape == pixels.shape
-    change = np.abs(shown - pixels).max(axis=-1)
-    assert change[25:45, 65:95].mean() > 60
-    assert change[:, :50].max() <= 12
-    assert np.array_equal(opened(plots.overlay(pixels, np.zeros((1, 1)))), pixels)
-
-
-@given(st.floats(0, 1e300), st.floats(0, 1e300), st.floats(1.1, 100))
-@settings(deadline=None)
-def test_overlay_grows_with_the_value(one: float, other: float, vmax: float) -> None:
-    black = np.zeros((2, 2, 3), dtype=np.uint8)
-    low, high = (opened(plots.overlay(black, np.full((1, 1), v), vmax=vmax)).sum() for v in sorted([one, other]))
-    assert low <= high + 3
-
-
-@pytest.mark.parametrize("value", [math.nan, -1.0, -math.inf])
-def test_overlay_of_no_value_is_the_image(value: float) -> None:
-    assert np.array_equal(opened(plots.overlay(GREY, np.full((3, 3), value))), GREY)
-    assert not np.array_equal(opened(plots.overlay(GREY, np.full((3, 3), math.inf))), GREY)
-
-
-def test_overlay_reads_any_memory_order() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    gradient_map = np.random.default_rng(1).gamma(1, 1, (20, 30))
-    flipped = opened(plots.overlay(pixels[:, ::-1], gradient_map[:, ::-1]))
-    assert np.abs(flipped[:, ::-1] - opened(plots.overlay(pixels, gradient_map))).max() <= 1
-
-
-def test_overlay_refuses_what_is_no_image_or_no_map() -> None:
-    one = np.ones((2, 2))
-    with pytest.raises(ValueError, match=r"uint8 of shape \(H, W, 3\), found float64"):
-        plots.overlay(GREY.astype(np.float64), one)
-    with pytest.raises(ValueError, match=r"found uint8 of shape \(40, 60\)"):
-        plots.overlay(GREY[..., 0], one)
-    with pytest.raises(ValueError, match=r"found uint8 of shape \(0, 60, 3\)"):
-        plots.overlay(GREY[:0], one)
-    with pytest.raises(ValueError, match=r"gradient_map must have shape \(h, w\), found \(1, 2, 2\)"):
-        plots.overlay(GREY, one[None])
-    with pytest.raises(ValueError, match="vmax must be above 1"):
-        plots.overlay(GREY, one, vmax=1.0)
-
-
 @pytest.mark.parametrize(("count", "columns"), [(0, 4), (1, 4), (4, 4), (5, 4), (3, 1), (2, 100)])
 def test_contact_sheet_places_every_tile(count: int, columns: int) -> None:
     colours = ["#ff0000", "#00ff00", "#0000ff", "#00ffff", "#ff00ff"][:count]
