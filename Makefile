@@ -11,16 +11,23 @@ ifneq ($(wildcard $(TEST_DATA)),)
 export DIFFERNET_TEST_DATA ?= $(TEST_DATA)
 endif
 
-.PHONY: demo test test-slow s3-server lint types bench lock clean
+.PHONY: demo test test-slow test-spark browser s3-server lint types bench lock clean
 
 demo: $(STAMP)  ## archive, fit, score, evaluate and a query, on images that it makes itself
 	$(BIN)/differnet-ray demo --dir demo
 
-test: $(STAMP) $(S3_STAMP)  ## the whole suite
+test: $(STAMP) $(S3_STAMP) browser  ## the whole suite
 	$(BIN)/python -m pytest
 
 test-slow: $(STAMP) $(S3_STAMP)  ## what is too slow for every change
 	$(BIN)/python -m pytest -m slow
+
+test-spark: $(STAMP)  ## the tables in Spark, which is large; Java 17 must be there
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/spark/requirements.txt
+	$(BIN)/python -m pytest -m spark
+
+browser:  ## Chromium for the tests of pages, where Debian's packages can be had; else those tests are skipped
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || echo "no Chromium: the tests of pages are skipped"
 
 s3-server: $(S3_STAMP)  ## what the tests of storage on S3 start: OpenStack Swift
 
@@ -34,9 +41,9 @@ types: $(STAMP)  ## mypy --strict on the package and the jobs
 bench: $(STAMP)  ## the speed figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-lock:  ## the pinned dependencies again, from pyproject.toml and tests/s3/requirements.in
+lock:  ## the pinned dependencies again, from pyproject.toml and tests/*/requirements.in
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o requirements.lock
-	uv pip compile tests/s3/requirements.in --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o tests/s3/requirements.txt
+	for kind in s3 spark; do uv pip compile tests/$$kind/requirements.in --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o tests/$$kind/requirements.txt; done
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

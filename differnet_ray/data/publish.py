@@ -376,4 +376,6 @@ def run_record_of(
 
 def partition(output: str, table: Table, dt: date, category: str) -> str:
     """URI of the folder of the rows of a day and category."""
-    return join(output, table.name, f"dt={dt}", f"category={quote(category, safe='')}")
+    # Spark decodes byte by byte: letters that are not ASCII stay as they are
+    name = "".join(letter if ord(letter) > 127 else quote(letter, safe="") for letter in category)
+    return join(output, table.name, f"dt={dt}", f"category={name}")

@@ -208,6 +208,7 @@ RUNS = Table(
                 pa.map_(pa.string(), pa.int64()),
                 "files that are not in the manifest, by reason: hidden, mask, not an image, no category, and others; since "
                 "version 2",
+                null=True,
             ),
             _field("counts", pa.map_(pa.string(), pa.int64()), "images by status; their sum is n_images"),
             _field("category_counts", pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())), "the same by category"),

@@ -335,6 +335,16 @@ def test_staged_rows_of_a_running_job_are_not_seen(output: str) -> None:
 # --- reading back -----------------------------------------------------------------------------------------------------
 
 
+def test_files_from_before_a_column_was_added_have_nulls_in_it(output: str) -> None:
+    published_run(output, a_run())
+    for path in parquet_files(output, SCORES):
+        rows = pq.ParquetFile(path).read()
+        pq.write_table(rows.drop_columns(["captured_at", "p_value"]), path)
+    rows = read_table(output, SCORES)
+    assert rows.schema.equals(SCORES.schema)
+    assert rows["p_value"].null_count == rows["captured_at"].null_count == SMALL.num_rows
+
+
 def test_read_table_gives_the_declared_schema_and_filters_by_day_and_category(output: str) -> None:
     days = [DAY, DAY - timedelta(days=1)]
     for day in days:

@@ -40,7 +40,25 @@ def test_the_published_contract_is_the_one_of_the_code(table: Table) -> None:
 
 
 def test_every_file_in_schemas_is_the_contract_of_a_table() -> None:
-    assert {path.name for path in SCHEMAS.iterdir()} == {f"{table.name}.json" for table in TABLES}
+    assert {path.name for path in SCHEMAS.glob("*.json")} == {f"{table.name}.json" for table in TABLES}
+
+
+@EVERY_TABLE
+def test_a_contract_only_grows(table: Table) -> None:
+    """Each version that was ever published is kept: what it promised still holds, and what is new may be null."""
+    now = {column["name"]: column for column in table.contract()["columns"]}
+    versions = [json.loads(path.read_text()) for path in (SCHEMAS / "history").glob(f"{table.name}-*.json")]
+    assert sorted(old["version"] for old in versions) == list(range(1, table.version + 1)), "copy schemas/*.json to history/"
+    for old in versions:
+        assert old["partition_by"] == list(table.partition_by)
+        promised = {column["name"]: column for column in old["columns"]}
+        for name, column in promised.items():
+            assert [now[name][key] for key in ("type", "unit", "nullable")] == [
+                column[key] for key in ("type", "unit", "nullable")
+            ]
+        new = now.keys() - promised.keys()
+        assert all(now[name]["nullable"] for name in new)
+        assert not new or old["version"] < table.version, "columns were added: the version must grow"
 
 
 @EVERY_TABLE
