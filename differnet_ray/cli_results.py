@@ -24,7 +24,7 @@ from differnet_ray.errors import EXIT_FAILED, EXIT_NOT_ALL_SCORED
 def redecide(output: str, categories: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Apply another threshold to stored scores; no image is read."""
     from differnet_ray.summaries import run_table
-    from differnet_ray.verbs import run_redecide
+    from differnet_ray.verbs_results import run_redecide
 
     record = run_redecide(output, categories=categories, **options)
     if record is None:
@@ -49,7 +49,7 @@ def verify(ctx: click.Context, /, output: str, as_json: bool, **options: Any) ->
     """Compute random rows of a run again from their images, and compare; exit code 1 if one is wrong, 4 if one is gone."""
     from dataclasses import asdict
 
-    from differnet_ray.verbs import run_verify
+    from differnet_ray.verbs_results import run_verify
 
     summary, wrong = run_verify(output, **options)
     if as_json:

@@ -21,6 +21,7 @@ from differnet_ray.distributed.resources import cluster
 from differnet_ray.errors import ConfigError, WeightsError
 from differnet_ray.model.extractor import RANDOM, load_backbone_weights
 from differnet_ray.report.evaluation import evaluate_scores, maps_of
+from differnet_ray.report.run_report import write_run_report
 from differnet_ray.summaries import fit_table, metrics_table, run_table, table
 from differnet_ray.verbs import run_fit, run_score
 
@@ -80,7 +81,9 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
     click.secho("5. Where are they? Overlays of the images with the highest scores", bold=True)
     for path in _write_overlays(canonical(output), folder / "overlays"):
         click.echo(f"   {path}")
-    click.echo(f"   {folder / 'results' / 'evaluation'}: ROC, histograms and sheets of images\n")
+    click.echo(f"   {folder / 'results' / 'evaluation'}: ROC, histograms and sheets of images")
+    page = write_run_report(canonical(output), record["run_id"], models=canonical(models))
+    click.echo(f"   {page}: the report of the run, for a browser\n")
 
     click.secho("6. Ask the results with SQL (DuckDB)", bold=True)
     query = QUERY.format(scores=folder / "results" / "scores").strip()

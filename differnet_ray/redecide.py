@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
@@ -21,10 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from differnet_ray.data.lease import lease
 from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.publish import finish_all, partition, published_schema, replace_partitions, run_record_of
-from differnet_ray.data.results import RUNS_FOLDER, Run, plan_run, staging
+from differnet_ray.data.publish import finish_all, partition, published_schema, replace_partitions, run_of, run_record_of
+from differnet_ray.data.results import RUNS_FOLDER, Run, plan_run
 from differnet_ray.data.storage import join, list_files, list_folders, name_of, open_input, write_bytes
 from differnet_ray.data.tables import MAPS, SCORES
 from differnet_ray.errors import ConfigError, StorageError
@@ -89,21 +88,21 @@ def decided(output: str, dt: date, categories: Sequence[str] = ()) -> list[Decid
         StorageError: rows of two runs stand in one category.
     """
     finish_all(output)
-    runs = {name_of(file.uri).removesuffix(".json") for file in list_files(join(output, RUNS_FOLDER))}
-    found = [_decided(output, dt, category, runs) for category in _categories_of(output, dt)]
-    known = [rows.category for rows in found]
+    files = _published_files(output, dt)
     for category in categories:
-        if category not in known:
-            raise ConfigError(f"{category}: nothing is published for {dt} in {output}; there are: {', '.join(known) or 'none'}")
-    if not found:
+        if category not in files:
+            raise ConfigError(f"{category}: nothing is published for {dt} in {output}; there are: {', '.join(files) or 'none'}")
+    if not files:
         raise ConfigError(f"nothing is published for {dt} in {output}")
-    return [rows for rows in found if not categories or rows.category in categories]
+    return [_decided(dt, category, files[category]) for category in categories or files]
 
 
 def redecide(
     output: str, dt: date, rows: Sequence[Decided], limits: Mapping[str, Limits], libraries: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """Publishes stored scores as they are decided by other limits; None where all have been decided by these already.
+
+    To be called within `publishing`, from `decided` on.
 
     Maps stay with their images. An image that is flagged now and was not has none: `score` makes it.
 
@@ -116,9 +115,6 @@ def redecide(
 
     Returns:
         The content of the run file.
-
-    Raises:
-        LeaseError: another process does the same.
     """
     rows = [rows_of for rows_of in rows if rows_of.limits and rows_of.limits != limits[rows_of.category]]
     if not rows:
@@ -140,8 +136,7 @@ def redecide(
             counts[of_category.category], n_maps = dict(sorted(statuses.items())), n_maps + maps
         return written, run_record_of(run, counts, n_maps, libraries)
 
-    with lease(staging(output, run) + ".lease.json"):
-        return replace_partitions(output, run, sources, write)
+    return replace_partitions(output, run, sources, write)
 
 
 def _write(output: str, run: Run, rows: Decided, limits: Limits) -> tuple[set[str], Counter[str], int]:
@@ -180,8 +175,7 @@ def _with(rows: pa.Table, name: str, values: Any) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
-def _decided(output: str, dt: date, category: str, published: Container[str]) -> Decided:
-    files = {table.name: _files(partition(output, table, dt, category), published) for table in (SCORES, MAPS)}
+def _decided(dt: date, category: str, files: Mapping[str, Sequence[str]]) -> Decided:
     columns = ["run_id", "model_version", "model_digest", "threshold", "review_threshold"]
     found: dict[tuple[Any, ...], None] = {}
     for uri in files["scores"]:
@@ -191,29 +185,34 @@ def _decided(output: str, dt: date, category: str, published: Container[str]) ->
     runs = sorted({kind[0] for kind in found})
     if len(runs) != 1:
         raise StorageError(
-            f"{category}: the rows of {dt} are of the runs {', '.join(runs) or 'none'}, expected one: score the day again"
+            f"{category}: the rows of {dt} are of the runs {', '.join(runs)}, expected one: score the day with --no-resume"
         )
     scored = [kind for kind in found if kind[3] is not None]
     if len(scored) > 1:
-        raise StorageError(f"{category}: the scores of {dt} are of {len(scored)} models or decisions: score the day again")
+        raise StorageError(
+            f"{category}: the scores of {dt} are of {len(scored)} models or decisions: score the day again, with --no-resume"
+        )
     if not scored:
         return Decided(category, runs[0], "", "", None, files)
     ((_, version, digest, threshold, review),) = scored
     return Decided(category, runs[0], version, digest, Limits(threshold, review), files)
 
 
-def _categories_of(output: str, dt: date) -> list[str]:
-    folders = list_folders(join(output, SCORES.name, f"dt={dt}"))
-    return sorted(unquote(name.removeprefix("category=")) for name in folders)
-
-
-def _files(uri: str, runs: Container[str]) -> list[str]:
-    """The Parquet files in a folder that belong to some runs, in order."""
+def _published_files(output: str, dt: date) -> dict[str, dict[str, list[str]]]:
+    """Category to table to the files of a day, in order; those of a publication that was killed do not count."""
     try:
-        uris = sorted(file.uri for file in list_files(uri) if file.uri.endswith(".parquet"))
+        runs = {name_of(file.uri).removesuffix(".json") for file in list_files(join(output, RUNS_FOLDER))}
     except FileNotFoundError:
-        return []
-    return [uri for uri in uris if name_of(uri).rsplit("-", 1)[0] in runs]
+        return {}
+    found: dict[str, dict[str, list[str]]] = {}
+    for table in (SCORES, MAPS):
+        for name in list_folders(join(output, table.name, f"dt={dt}")):
+            category = unquote(name.removeprefix("category="))
+            uris = sorted(file.uri for file in list_files(partition(output, table, dt, category)))
+            uris = [uri for uri in uris if uri.endswith(".parquet") and run_of(uri) in runs]
+            if uris:
+                found.setdefault(category, {SCORES.name: [], MAPS.name: []})[table.name] = uris
+    return found
 
 
 def _row_groups(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

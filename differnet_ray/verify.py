@@ -7,6 +7,7 @@ status. Maps are not computed again.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.model_store import ModelStore
@@ -25,7 +27,7 @@ from differnet_ray.errors import ConfigError
 from differnet_ray.stages import ScoreImages, best_device
 
 ROWS_AT_ONCE = 16
-GONE = "missing"
+PASSING = ("missing", "failed")  # statuses that the image alone does not give
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Comparison:
         image_id, category, name: of the image; the name as people know it.
         difference: of the scores, relative; None where one of them has none.
         wrong: what does not match, for people; empty where all does.
-        gone: the image is no longer there, or another: nothing can be said.
+        gone: the image is not there, is another one or could not be read, now or then: nothing can be said.
     """
 
     image_id: str
@@ -48,7 +50,7 @@ class Comparison:
 
 
 def verify(
-    output: str, models: str, record: Mapping[str, Any], *, sample: int, seed: int, tolerance: float, threads: int = 1
+    output: str, models: str, record: Mapping[str, Any], *, sample: int, seed: int, tolerance: float
 ) -> Iterator[Comparison]:
     """Computes rows of a run again, drawn at random.
 
@@ -59,7 +61,6 @@ def verify(
         sample: how many rows; all if there are fewer.
         seed: of the draw.
         tolerance: largest relative difference of scores.
-        threads: images at the same time.
 
     Raises:
         ConfigError: no row of the run is published any more.
@@ -67,24 +68,26 @@ def verify(
     """
     rows = _drawn(output, record, sample, seed)
     decided = json.loads(record["options"].get("redecided", "{}"))
-    store = ModelStore(models)
+    device, store = best_device(), ModelStore(models)
+    torch.set_num_threads(1)  # images side by side, each by one thread, as when they were scored
+    threads = 1 if device == "cuda" else os.cpu_count() or 1
     for (category, version, n_transforms), some in groupby(rows, lambda row: tuple(row[name] for name in _SCORED_BY)):
-        known = record["models"].get(category)
-        model = store.load(category, version or known) if version or known else None
-        limits = decided.get(category) or (vars(model.decision) if model else {})
-        expected = {"model_digest": model.digest if model else None}
+        version = version or record["models"].get(category)
+        model = store.record(category, version) if version else None
+        limits = decided.get(category) or (model["decision"] if model else {})
+        expected = {"model_digest": model["digest"] if model else None}
         expected |= {name: limits.get(name) for name in ("threshold", "review_threshold")}
         score = ScoreImages(
             models=models,
-            versions={category: model.version} if model else {},
-            n_transforms=None if model is None or model.recipe.transforms.pooled else n_transforms,
+            versions={category: version} if version else {},
+            n_transforms=None if model is None or model["recipe"]["transforms"]["pooled"] else n_transforms,
             maps="none",
             dt=date.fromisoformat(record["dt"]),
             run_id=record["run_id"],
-            device=best_device(),
+            device=device,
             threads=threads,
         )
-        fetch = FetchImages({category: model.recipe.extractor.image_size} if model else {})
+        fetch = FetchImages({category: model["recipe"]["extractor"]["image_size"]} if model else {})
         group = list(some)
         for start in range(0, len(group), ROWS_AT_ONCE):
             published = group[start : start + ROWS_AT_ONCE]
@@ -121,8 +124,9 @@ def _images(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def _compare(row: Mapping[str, Any], found: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float) -> Comparison:
     name = row["uri"] + (f" {row['member']}" if row["member"] else "")
     wrong, difference = [], None
-    if found["status"] == GONE != row["status"]:
-        return Comparison(row["image_id"], row["category"], name, None, f"{found['error']}", gone=True)
+    if found["status"] != row["status"] and {found["status"], row["status"]} & set(PASSING):
+        why = f"status {row['status']}, now {found['status']}: {found['error'] or row['error']}"
+        return Comparison(row["image_id"], row["category"], name, None, why, gone=True)
     was, now = row["anomaly_score"], found["anomaly_score"]
     if (was is None) != (now is None):
         wrong.append(f"status {row['status']}, now {found['status']}")

@@ -59,6 +59,8 @@ def test_the_demo_finds_the_planted_defects(tmp_path: Path) -> None:
     text = run("demo", "--dir", tmp_path / "demo", "--fast", "--backbone-weights", "random")
     assert "AUROC" in text
     assert list((tmp_path / "demo" / "overlays").glob("*.png"))
+    (page,) = (tmp_path / "demo" / "results" / "reports").glob("*.html")
+    assert page.read_text().count("data:image/") > 6
     metrics = json.loads((tmp_path / "demo" / "results" / "evaluation" / "metrics.json").read_text())
     assert len(metrics) == 3
     assert sum(found["auroc"] for found in metrics.values()) / 3 > 0.8  # few images: the full demo has over 0.95

@@ -19,7 +19,7 @@ from differnet_ray.data.images import DecodedImage, check_size
 from differnet_ray.data.parquet_archive import list_rows, read_rows
 from differnet_ray.data.storage import READ_THREADS, read_bytes, read_range, wait_until_available
 from differnet_ray.data.tables import FETCHED, extend
-from differnet_ray.errors import DifferNetError, ImageError, ReplacedError, StorageError
+from differnet_ray.errors import DifferNetError, ImageError, ReplacedError, StorageError, UnavailableError
 from differnet_ray.threads import map_ahead
 
 MAX_GAP, MAX_RANGE = 64 * 2**10, 8 * 2**20  # bytes between members of a tar that one read gets, and of them all
@@ -216,6 +216,8 @@ def _contents(images: Sequence[_Wanted]) -> Iterator[bytes | ImageError]:
 
 def _worth_another_try(error: Exception, uri: str) -> bool:
     """Whether the storage as a whole was away when a read failed, and is back; raises where it stays away."""
+    if isinstance(error, UnavailableError):
+        raise error
     if isinstance(error, ReplacedError) or not isinstance(error, StorageError):
         return False
     return wait_until_available(uri, error)

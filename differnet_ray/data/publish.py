@@ -11,9 +11,10 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import chain, islice
@@ -23,11 +24,10 @@ from urllib.parse import quote
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from differnet_ray.data.lease import lease
 from differnet_ray.data.results import (
-    NO_CATEGORY,
     RUNS_FOLDER,
     STAGING_FOLDER,
     UNPLACED,
@@ -38,26 +38,30 @@ from differnet_ray.data.results import (
 )
 from differnet_ray.data.storage import (
     StoredFile,
-    arrow_filesystem,
     delete,
     exists,
     join,
     list_files,
     list_folders,
     name_of,
+    open_input,
     read_bytes,
     write_bytes,
 )
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, STAGED, STATUSES, Table, conform
-from differnet_ray.errors import ReconciliationError, TableError
+from differnet_ray.errors import LeaseError, ReconciliationError, StorageError, TableError
+from differnet_ray.threads import map_ahead
 
 # A map of 112 x 112 takes 25 kB: about 100 MB a file. Row groups of scores are what a reader skips; one of maps what it reads
 ROWS_PER_FILE = {"scores": 1_000_000, "maps": 4_096}
 ROWS_PER_GROUP = {"scores": 100_000, "maps": 64}
+BYTES_PER_FILE = 2**27  # pictures of a map can be ten times as large as the map
 ROWS_AT_ONCE = {"scores": 16_384, "maps": 256}
 ORDER = {"scores": "captured_at, uri, member", "maps": "image_id"}  # nulls last
 MEMORY = "1GB"  # of DuckDB, for a category
 REPLACED = "replaced.json"
+READ_THREADS = 8  # they wait for storage
+PATIENCE, SECONDS_BETWEEN_LOOKS = 600.0, 2.0  # with another publication of the day
 
 Each = Callable[[Callable[[str], Any], Iterable[str]], Iterable[Any]]
 """`map`, or what does the same elsewhere and side by side."""
@@ -91,7 +95,7 @@ class StagedRun:
     Attributes:
         output: canonical URI of the results.
         run: whose rows they are.
-        manifest, rows: category to paths of files, of the manifest and of the staged rows.
+        manifest, rows: category to URIs of files, of the manifest and of the staged rows.
     """
 
     output: str
@@ -141,7 +145,9 @@ class StagedRun:
         folder = partition(self.output, table, self.run.dt, category)
         columns = dict.fromkeys((*table.schema.names, "scored_at"))
         with _database() as database:
-            database.register("rows", self._read(self.rows, category, list(columns), ROWS_AT_ONCE[table.name]))
+            database.register(
+                "rows", self._read(self.rows, category, list(columns), threads=1 if table is MAPS else READ_THREADS)
+            )
             query = f"SELECT {', '.join(table.schema.names)} FROM rows ORDER BY {ORDER[table.name]}, scored_at DESC"  # noqa: S608
             rows = _one_of_each_image(database.sql(query).to_arrow_reader(ROWS_AT_ONCE[table.name]))
             if table is MAPS:
@@ -161,19 +167,18 @@ class StagedRun:
             with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
                 for group in chain([some], islice(groups, per_file - 1)):
                     writer.write_table(conform(group, table.schema).select(schema.names).cast(schema))
+                    if sink.tell() >= BYTES_PER_FILE:
+                        break
             yield sink.getvalue()
 
     def _read(
-        self, files: Mapping[str, Sequence[str]], category: str, columns: list[str], at_once: int = ROWS_AT_ONCE["scores"]
-    ) -> pa.Table | pa.RecordBatchReader:
-        if category not in files:
-            return STAGED.empty_table().select(columns)
-        filesystem, _ = arrow_filesystem(self.output)
-        found = ds.dataset(list(files[category]), filesystem=filesystem, format="parquet")
-        wanted = pc.field("category") == category
-        return found.scanner(
-            columns=columns, filter=wanted, batch_size=at_once, batch_readahead=2, fragment_readahead=2
-        ).to_reader()
+        self, files: Mapping[str, Sequence[str]], category: str, columns: Sequence[str], threads: int = READ_THREADS
+    ) -> pa.RecordBatchReader:
+        """Some columns of all rows of a category, a file at a time."""
+        tables = map_ahead(lambda uri: _rows_of(uri, category, columns), files.get(category, ()), threads)
+        schema = pa.schema([STAGED.field(name).with_nullable(True) for name in columns])
+        batches = (batch for table in tables for batch in table.cast(schema).to_batches())
+        return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def published_schema(table: Table, run_id: str) -> pa.Schema:
@@ -205,19 +210,43 @@ def publish(output: str, run: Run, libraries: Mapping[str, str], each: Each = ma
 
     def write() -> tuple[set[str], dict[str, Any]]:
         written = {uri for uris in each(staged.write, staged.categories) for uri in uris}
-        if run.skipped.get(NO_CATEGORY):
+        with suppress(FileNotFoundError):  # none, or none were there when the manifest was staged
             unplaced = read_bytes(f"{staging(output, run, 'manifest')}.{UNPLACED}")
             write_bytes(no_category_uri(output, run.run_id), unplaced)
         counts = {category: of_category.counts for category, of_category in checked.items()}
         return written, run_record_of(run, counts, sum(of_category.n_maps for of_category in checked.values()), libraries)
 
-    return replace_partitions(output, run, staged.categories, write)
+    with publishing(output, run.dt):
+        return replace_partitions(output, run, staged.categories, write)
+
+
+@contextmanager
+def publishing(output: str, dt: date) -> Iterator[None]:
+    """Waits for other publications of the same day, and keeps others waiting while the block runs.
+
+    Raises:
+        LeaseError: another one takes longer than `PATIENCE` seconds.
+    """
+    end = time.monotonic() + PATIENCE
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lease(join(output, STAGING_FOLDER, f"dt={dt}.lease.json")))
+                break
+            except LeaseError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        yield
 
 
 def replace_partitions(
     output: str, run: Run, categories: Iterable[str], write: Callable[[], tuple[set[str], dict[str, Any]]]
 ) -> dict[str, Any]:
     """Puts files in the place of those of some partitions: new files first, then the run file, then removal of the old ones.
+
+    To be called within `publishing`. What fails before the run file takes its new files back. Whether a run file is there whose
+    writing was interrupted cannot be known: then old and new files stay, and a repeat puts that right.
 
     Args:
         output: canonical URI of the results.
@@ -230,17 +259,32 @@ def replace_partitions(
     """
     folders = {partition(output, table, run.dt, category) for category in categories for table in (SCORES, MAPS)}
     before = _files_in(output, run.dt, folders)
+
+    def take_back() -> None:  # readers must not find an image twice
+        for uri in _files_in(output, run.dt, folders).keys() - before.keys():
+            if run_of(uri) == run.run_id:
+                delete(uri)
+
     try:
         written, record = write()
         replaced = {file.uri: file.etag for file in before.values() if file.uri not in written}
         write_bytes(staging(output, run, REPLACED), json.dumps(replaced).encode())
-        write_bytes(run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
     except BaseException:
-        for uri in _files_in(output, run.dt, folders).keys() - before.keys():  # readers must not find an image twice
-            delete(uri)
+        take_back()
+        raise
+    try:
+        write_bytes(run_uri(output, run), (json.dumps(record, indent=2) + "\n").encode())
+    except StorageError:
+        if not exists(run_uri(output, run)):
+            take_back()
         raise
     finish_publishing(output, run.run_id)
     return record
+
+
+def run_of(uri: str) -> str:
+    """The run that a published file is of, by its name."""
+    return name_of(uri).rsplit("-", 1)[0]
 
 
 def finish_publishing(output: str, run_id: str) -> None:
@@ -270,16 +314,35 @@ def finish_all(output: str) -> None:
 
 
 def _files_of_categories(uri: str) -> dict[str, list[str]]:
-    filesystem, path = arrow_filesystem(uri)
     try:
-        found = ds.dataset(path, filesystem=filesystem, format="parquet")
+        uris = sorted(file.uri for file in list_files(uri) if file.uri.endswith(".parquet"))
     except FileNotFoundError:
         return {}
-    files: dict[str, dict[str, None]] = {}
-    for batch in found.scanner(columns=["category"]).scan_batches() if found.files else ():
-        for category in pc.unique(batch.record_batch["category"]).to_pylist():
-            files.setdefault(category, {})[batch.fragment.path] = None
-    return {category: sorted(paths) for category, paths in files.items()}
+    files: dict[str, list[str]] = {}
+    for name, categories in zip(uris, map_ahead(_categories_in, uris, READ_THREADS), strict=True):
+        for category in categories:
+            files.setdefault(category, []).append(name)
+    return files
+
+
+# Through `open_input`: Arrow's own reads from S3 are not tried again when an answer was cut short
+def _categories_in(uri: str) -> list[str]:
+    with open_input(uri) as source, pq.ParquetFile(source) as file:
+        categories: list[str] = pc.unique(file.read(columns=["category"])["category"]).to_pylist()
+    return categories
+
+
+def _rows_of(uri: str, category: str, columns: Sequence[str]) -> pa.Table:
+    with open_input(uri) as source, pq.ParquetFile(source) as file:
+        groups = [n for n in range(file.num_row_groups) if _may_hold(file.metadata.row_group(n), category)]
+        rows = file.read_row_groups(groups, columns=list(dict.fromkeys([*columns, "category"])))
+    return rows.filter(pc.field("category") == category).select(columns)
+
+
+def _may_hold(group: pq.RowGroupMetaData, category: str) -> bool:
+    (column,) = (group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema == "category")
+    known = column.statistics
+    return known is None or not known.has_min_max or known.min <= category <= known.max
 
 
 @contextmanager

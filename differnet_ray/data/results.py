@@ -29,7 +29,17 @@ import pyarrow.csv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from differnet_ray.data.storage import arrow_filesystem, delete, join, list_files, name_of, open_input, read_bytes, write_bytes
+from differnet_ray.data.storage import (
+    arrow_filesystem,
+    delete,
+    exists,
+    join,
+    list_files,
+    name_of,
+    open_input,
+    read_bytes,
+    write_bytes,
+)
 from differnet_ray.data.tables import Table, conform
 from differnet_ray.errors import ConfigError, StorageError
 
@@ -175,15 +185,23 @@ def open_table(output: str, table: Table, *, dt: date | None = None, category: s
     Raises:
         FileNotFoundError: nothing has been published there.
     """
-    filesystem, path = arrow_filesystem(join(output, table.name))
+    whole = join(output, table.name)
+    filesystem, root = arrow_filesystem(whole)
     try:
-        found = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=_PARTITIONING, schema=table.schema)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
+        found = ds.dataset(
+            root if dt is None else f"{root}/dt={dt}",
+            filesystem=filesystem,
+            format="parquet",
+            partitioning=_PARTITIONING,
+            partition_base_dir=root,
+            schema=table.schema,
+        )
+    except FileNotFoundError:
+        if dt is None or not exists(whole):
             raise
-        raise StorageError(f"cannot list {join(output, table.name)}: {error}") from error
-    if dt is not None:
-        found = found.filter(pc.field("dt") == pa.scalar(dt))
+        return ds.dataset(table.schema.empty_table())
+    except OSError as error:
+        raise StorageError(f"cannot list {whole}: {error}") from error
     if category is not None:
         found = found.filter(pc.field("category") == category)
     return found

@@ -21,22 +21,15 @@ from typing import IO, Any
 
 import fsspec
 from botocore.exceptions import NoCredentialsError
-from botocore.handlers import add_expect_header
-from fsspec.asyn import sync
 from fsspec.implementations.local import make_path_posix
 from pyarrow import fs as arrow_fs
-from s3fs.core import S3_RETRYABLE_ERRORS, S3File
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from differnet_ray.errors import ConfigError, DifferNetError, ReplacedError, StorageError, UnavailableError
+from differnet_ray.data import s3
+from differnet_ray.errors import ConfigError, DifferNetError, StorageError, UnavailableError
 
 FILE, S3 = "file://", "s3://"
-ATTEMPTS = 5  # of a request to S3, and of one whose answer was cut short; the waits in between are random, and double
-TIMEOUT = 15.0  # seconds to connect, and between bytes
 PATIENCE, SECONDS_BETWEEN_LOOKS = 60.0, 2.0  # with a store that does not answer at all
 READ_THREADS = 8  # that may read side by side: they wait for storage
-PRECONDITION_FAILED, NOT_IMPLEMENTED = 412, 501  # HTTP
-DELETED_AT_ONCE, DELETE_ATTEMPTS = 1000, 4  # S3 takes no more in one call
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # exFAT, SMB and some FUSE file systems
 
 
@@ -104,7 +97,7 @@ def read_bytes(uri: str, etag: str | None = None) -> bytes:
     filesystem, path = _filesystem(uri)
     with _explained("read", uri, missing_is_an_answer=True):
         if etag is None:
-            return _cat(filesystem, path)
+            return s3.cat(filesystem, path)
         return _read(filesystem, uri, path, etag)
 
 
@@ -119,56 +112,11 @@ def read_range(uri: str, start: int, end: int, etag: str | None = None) -> bytes
 
 def _read(filesystem: Any, uri: str, path: str, etag: str | None, start: int = 0, end: int | None = None) -> bytes:
     if uri.startswith(S3):
-        return _get(filesystem, path, etag, start, end)
+        return s3.get(filesystem, path, etag, start, end)
     with open(path, "rb") as file:
-        _check_etag(uri, etag, _local_etag(os.fstat(file.fileno())))
+        s3.check_etag(uri, etag, _local_etag(os.fstat(file.fileno())))
         file.seek(start)
         return file.read(-1 if end is None else end - start)
-
-
-# Reads again what botocore does not: answers that were cut short
-_again = retry(
-    retry=retry_if_exception_type(S3_RETRYABLE_ERRORS),
-    wait=wait_random_exponential(multiplier=0.1, max=5),
-    stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TIMEOUT),  # a request that failed has been tried long enough
-    reraise=True,
-)
-
-
-@_again
-def _cat(filesystem: Any, path: str) -> bytes:
-    return bytes(filesystem.cat_file(path))  # parts of a large object side by side
-
-
-@_again
-def _get(filesystem: Any, path: str, etag: str | None, start: int, end: int | None) -> bytes:
-    """Reads an object and compares its etag by one request."""
-    bucket, key = path.split("/", 1)
-    wanted = {} if (start, end) == (0, None) else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
-
-    async def get() -> bytes:
-        answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **wanted)
-        try:
-            _check_etag(S3 + path, etag, answer["ETag"])
-            return bytes(await answer["Body"].read())
-        finally:
-            answer["Body"].close()
-
-    content: bytes = sync(filesystem.loop, get)
-    return content
-
-
-class _Object(S3File):  # type: ignore[misc]
-    """An object of which parts are read: all of the same version."""
-
-    def _fetch_range(self, start: int, end: int) -> bytes:
-        return _get(self.fs, self.path, self.details["ETag"], start, end) if start < end else b""
-
-
-def _check_etag(uri: str, listed: str | None, found: str) -> None:
-    found = found.strip('"')
-    if listed is not None and listed.strip('"') != found:
-        raise ReplacedError(f"{uri} was replaced after it was listed: its etag was {listed} and is {found} now")
 
 
 def _local_etag(stat: os.stat_result) -> str:
@@ -194,9 +142,11 @@ def open_input(uri: str, *, etag: str | None = None, read_ahead: int = 2**18) ->
     filesystem, path = _filesystem(uri)
     with (
         _explained("read", uri, missing_is_an_answer=True),
-        _Object(filesystem, path, block_size=read_ahead) if uri.startswith(S3) else open(path, "rb") as file,
+        s3.S3Object(filesystem, path, block_size=read_ahead) if uri.startswith(S3) else open(path, "rb") as file,
     ):
-        _check_etag(uri, etag, file.details["ETag"] if isinstance(file, _Object) else _local_etag(os.fstat(file.fileno())))
+        s3.check_etag(
+            uri, etag, file.details["ETag"] if isinstance(file, s3.S3Object) else _local_etag(os.fstat(file.fileno()))
+        )
         yield file
 
 
@@ -217,10 +167,10 @@ def wait_until_available(uri: str, failure: StorageError) -> bool:
     began, waited = time.monotonic(), False
     while True:
         try:
-            filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1, timeout=TIMEOUT)
+            filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1, timeout=s3.TIMEOUT)
             return waited
         except Exception as error:  # botocore and aiohttp have exceptions of their own
-            forbidden = _response(error).get("Error", {}).get("Code") == "AccessDenied"
+            forbidden = s3.response(error).get("Error", {}).get("Code") == "AccessDenied"
             if forbidden and not isinstance(failure.__cause__, PermissionError):
                 return waited  # it answers, and knows us: we may read, and not list
             if isinstance(error, PermissionError | NoCredentialsError) or time.monotonic() - began > PATIENCE:
@@ -248,24 +198,9 @@ def write_bytes(uri: str, data: bytes, *, create_only: bool = False) -> None:
     """
     filesystem, path = _filesystem(uri)
     with _explained("write", uri):
-        written = _put(filesystem, path, data, create_only) if uri.startswith(S3) else _save(path, data, create_only)
+        written = s3.put(filesystem, path, data, create_only) if uri.startswith(S3) else _save(path, data, create_only)
     if not written:
         raise FileExistsError(uri)
-
-
-def _put(filesystem: Any, path: str, data: bytes, create_only: bool) -> bool:
-    # A server is not asked whether it would take the data: for that answer aiohttp waits without end
-    filesystem.connect().meta.events.unregister("before-call.s3", add_expect_header)
-    try:
-        filesystem.pipe_file(path, data, mode="create" if create_only else "overwrite")
-    except OSError as error:  # s3fs has one error number for many answers
-        status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if not create_only or status not in (PRECONDITION_FAILED, NOT_IMPLEMENTED):
-            raise
-        if status == PRECONDITION_FAILED or filesystem.exists(path):
-            return False
-        filesystem.pipe_file(path, data)
-    return True
 
 
 def _save(path: str, data: bytes, create_only: bool) -> bool:
@@ -338,27 +273,13 @@ def _entries(uri: str, *, everything: bool) -> Iterator[StoredFile | str]:
             yield from _walk(path, everything)
             return
         empty = True
-        for entry in _objects(filesystem, path, "" if everything else "/"):
+        for found in s3.objects(filesystem, path, "" if everything else "/"):
             empty = False
-            yield entry
+            yield S3 + found if isinstance(found, str) else StoredFile(S3 + found[0], *found[1:])
         if empty and not _exists(filesystem, path):
             raise FileNotFoundError(uri)
         if empty and (info := filesystem.info(path))["type"] == "file":
             yield StoredFile(uri, int(info["size"]), str(info["ETag"]).strip('"'))
-
-
-def _objects(filesystem: Any, path: str, delimiter: str) -> Iterator[StoredFile | str]:
-    """What lies below a prefix: s3fs itself lists into memory."""
-    bucket, _, key = path.partition("/")
-    page = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": delimiter}
-    while page:
-        answer = filesystem.call_s3("list_objects_v2", **page)
-        for folder in answer.get("CommonPrefixes", []):
-            yield f"{S3}{bucket}/{folder['Prefix'].removesuffix('/')}"
-        for found in answer.get("Contents", []):
-            if not found["Key"].endswith("/"):  # an empty object that stands for a folder
-                yield StoredFile(f"{S3}{bucket}/{found['Key']}", int(found["Size"]), str(found["ETag"]).strip('"'))
-        page = page | {"ContinuationToken": answer["NextContinuationToken"]} if answer.get("IsTruncated") else {}
 
 
 def _walk(path: str, everything: bool) -> Iterator[StoredFile | str]:
@@ -396,23 +317,7 @@ def delete(uri: str) -> None:
             else:
                 Path(path).unlink(missing_ok=True)
         elif _exists(filesystem, path):
-            _delete_objects(filesystem, sorted({path, *filesystem.find(path)}))
-
-
-def _delete_objects(filesystem: Any, paths: list[str]) -> None:
-    """Removes objects by name: s3fs's `rm` takes names for patterns, and failures for successes."""
-    bucket = paths[0].split("/", 1)[0]
-    keys = [key for path in paths if (key := path.removeprefix(bucket).removeprefix("/"))]
-    for attempt in range(DELETE_ATTEMPTS):
-        refused: list[dict[str, Any]] = []
-        for start in range(0, len(keys), DELETED_AT_ONCE):
-            some = {"Objects": [{"Key": key} for key in keys[start : start + DELETED_AT_ONCE]], "Quiet": True}
-            refused += filesystem.call_s3("delete_objects", Bucket=bucket, Delete=some).get("Errors", [])
-        if not refused:
-            return
-        keys = [error["Key"] for error in refused]  # a busy store refuses some objects of a call that succeeds
-        time.sleep(0.2 * 2**attempt)
-    raise OSError(f"{len(refused)} objects remain; {keys[0]}: {refused[0].get('Code')}: {refused[0].get('Message')}")
+            s3.delete_objects(filesystem, sorted({path, *filesystem.find(path)}))
 
 
 def check_writable(uri: str) -> None:
@@ -433,38 +338,13 @@ def arrow_filesystem(uri: str) -> tuple[arrow_fs.FileSystem, str]:
     """Pyarrow's filesystem for a URI, with the path in it: what Ray Data and datasets read and write through."""
     if uri.startswith(FILE):
         return arrow_fs.LocalFileSystem(), uri.removeprefix(FILE)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    filesystem = arrow_fs.S3FileSystem(
-        endpoint_override=endpoint,
-        region=_region(),
-        # "standard", as botocore's, gives up at once after a hundred faults
-        retry_strategy=arrow_fs.AwsDefaultS3RetryStrategy(max_attempts=ATTEMPTS),
-        connect_timeout=TIMEOUT,
-        request_timeout=TIMEOUT,
-    )
-    return filesystem, uri.removeprefix(S3)
-
-
-def _region() -> str | None:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return s3.arrow_filesystem(), uri.removeprefix(S3)
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
     if uri.startswith(FILE):
         return fsspec.filesystem("file"), uri.removeprefix(FILE)
-    filesystem = fsspec.filesystem(
-        "s3",
-        use_listings_cache=False,
-        client_kwargs={"region_name": _region()},  # of its own accord botocore knows AWS_DEFAULT_REGION alone
-        config_kwargs={
-            # "standard" gives up at once after some hundred faults, as a busy store has them in a minute
-            "retries": {"mode": "legacy", "total_max_attempts": ATTEMPTS},
-            "connect_timeout": TIMEOUT,
-            "read_timeout": TIMEOUT,
-        },
-    )
-    filesystem.retries = 1  # of s3fs, by which those of botocore would be multiplied
-    return filesystem, uri.removeprefix(S3)
+    return s3.filesystem(), uri.removeprefix(S3)
 
 
 @contextmanager
@@ -474,6 +354,8 @@ def _explained(verb: str, uri: str, *, missing_is_an_answer: bool = False) -> It
     except DifferNetError:  # from the body of `open_input`: explained already
         raise
     except FileNotFoundError as error:
+        if verb == "read" and s3.response(error).get("Error", {}).get("Code") == "NoSuchBucket":
+            raise UnavailableError(f"cannot read {uri}: there is no such bucket") from error
         if missing_is_an_answer:
             raise
         raise StorageError(f"cannot {verb} {uri}: it does not exist") from error
@@ -484,12 +366,6 @@ def _explained(verb: str, uri: str, *, missing_is_an_answer: bool = False) -> It
         raise StorageError(f"cannot {verb} {uri}: {_said(error)}") from error
     except Exception as error:  # botocore and aiohttp have exceptions of their own for the same faults
         raise StorageError(f"cannot {verb} {uri}: {type(error).__name__}: {error}") from error
-
-
-def _response(error: Exception) -> dict[str, Any]:
-    """The answer of S3 that s3fs made an exception of."""
-    response: dict[str, Any] = getattr(error.__cause__, "response", {})
-    return response
 
 
 def _said(error: Exception) -> str:

@@ -53,7 +53,7 @@ class Table:
             "columns": [
                 {
                     "name": field.name,
-                    "type": "map<string, string>" if pa.types.is_map(field.type) else str(field.type),
+                    "type": _type_name(field.type),
                     "nullable": field.nullable,
                     "unit": (field.metadata.get(b"unit") or b"").decode() or None,
                     "description": field.metadata[b"description"].decode(),
@@ -61,6 +61,12 @@ class Table:
                 for field in self.schema
             ],
         }
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if pa.types.is_map(kind):
+        return f"map<{_type_name(kind.key_type)}, {_type_name(kind.item_type)}>"
+    return str(kind)
 
 
 def _field(name: str, kind: pa.DataType, description: str, *, null: bool = False, unit: str = "") -> pa.Field:
@@ -197,7 +203,11 @@ RUNS = Table(
             _field("run_id", pa.string(), "name of the run"),
             _field("dt", pa.date32(), "the day that the run was asked for"),
             _field("fingerprint", pa.string(), "SHA-256 of listing, models and every option that changes a result"),
-            _field("listing_digest", pa.string(), "SHA-256 of the ids, sizes and etags of the images"),
+            _field(
+                "listing_digest",
+                pa.string(),
+                "SHA-256 of the images' ids, sizes and etags; of runs after `redecide`",
+            ),
             _field("options", pa.map_(pa.string(), pa.string()), "the resolved options"),
             _field("models", pa.map_(pa.string(), pa.string()), "category to model version"),
             _field("model_digests", pa.map_(pa.string(), pa.string()), "category to model digest"),

@@ -138,12 +138,22 @@ def plan_fit(n_categories: int, *, memory: int, max_parallel: int | None, gpus_p
     return FitPlan(n_workers, cpus, share)
 
 
+SECONDS_TO_STOP = 60.0
+
+
 def as_tasks(function: Callable[[U], T], items: Iterable[U]) -> list[T]:
     """What `map` gives, each call as a Ray task of one CPU; errors as of `own_errors`."""
     shared = ray.put(function)
     task: Any = ray.remote(num_cpus=1)(_call)
-    with own_errors("the job"):
-        found: list[T] = ray.get([task.remote(shared, item) for item in items])
+    calls = [task.remote(shared, item) for item in items]
+    try:
+        with own_errors("the job"):
+            found: list[T] = ray.get(calls)
+    except BaseException:  # none must go on when the caller tidies up
+        for call in calls:
+            ray.cancel(call, force=True)
+        ray.wait(calls, num_returns=len(calls), timeout=SECONDS_TO_STOP)
+        raise
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from archive_files import KINDS, LAYOUT, contents, images, listed, pack
 
-from differnet_ray.data import storage
+from differnet_ray.data import s3
 from differnet_ray.data.archives import list_members
 from differnet_ray.data.fetch import read_images
 from differnet_ray.data.storage import canonical, join, list_files, open_input, read_range, write_bytes
@@ -81,14 +81,14 @@ def test_a_listing_leaves_the_content_where_it_is(
     members = {f"{n}.png": random.Random(n).randbytes(3 * 2**20) for n in range(4)}
     uri = join(bucket, "large", f"a{kind}")
     write_bytes(uri, pack(tmp_path / f"a{kind}", members).read_bytes())
-    fetched, fetch_range = 0, storage._Object._fetch_range
+    fetched, fetch_range = 0, s3.S3Object._fetch_range
 
-    def counting(file: storage._Object, start: int, end: int) -> bytes:
+    def counting(file: s3.S3Object, start: int, end: int) -> bytes:
         nonlocal fetched
         fetched += end - start
         return fetch_range(file, start, end)
 
-    monkeypatch.setattr(storage._Object, "_fetch_range", counting)
+    monkeypatch.setattr(s3.S3Object, "_fetch_range", counting)
     assert [member.name for member in list_members(uri)] == list(members)
     assert 0 < fetched < 3 * 2**20
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from staged_runs import CATEGORIES, LIBRARIES, a_run, by_id, files, manifest_of,
 from differnet_ray.data import publish as publishing
 from differnet_ray.data.publish import finish_publishing, publish
 from differnet_ray.data.results import published, read_table, staging, write_manifest
+from differnet_ray.data.storage import write_bytes
 from differnet_ray.data.tables import MAPS, SCORES
+from differnet_ray.errors import LeaseError, StorageError
 
 KILLS = 10
 PLANT = manifest_of(CATEGORIES[:4], per_category=30)
@@ -109,3 +112,61 @@ def test_a_run_that_was_published_later_is_not_removed_by_the_end_of_an_earlier_
     finish_publishing(output, NEW.run_id)
     assert by_id(today(output)) == by_id(scored(PLANT, OLD, scale=3.0).select(SCORES.schema.names))
     assert not files(output, "_staging")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_at_the_run_file_loses_nothing(
+    error: type[BaseException], prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(prepared, tmp_path / "output")
+    output = (tmp_path / "output").as_uri()
+
+    def interrupted(uri: str, data: bytes) -> None:
+        write_bytes(uri, data)
+        if uri.endswith(f"{NEW.run_id}.json"):
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "write_bytes", interrupted)
+        with pytest.raises(error):
+            publish(output, NEW, LIBRARIES)
+    seen(output)
+    assert published(output, NEW) is not None
+    finish_publishing(output, NEW.run_id)
+    assert by_id(today(output)) == EXPECTED["new"]
+    assert today(output).num_rows == PLANT.num_rows
+
+
+def test_a_publication_that_fails_takes_back_its_own_files_only(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(prepared, tmp_path / "output")
+    output = (tmp_path / "output").as_uri()
+    other = a_run(n_transforms="16")
+    stage(output, other, scored(PLANT, other, scale=3.0))
+    write_manifest(staging(output, other, "manifest"), PLANT)
+
+    def overtaken(uri: str, data: bytes) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(publishing, "write_bytes", write_bytes)
+            patch.setattr(publishing, "publishing", lambda *_: nullcontext())  # as if the lease had been lost
+            publish(output, other, LIBRARIES)
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "write_bytes", overtaken)
+        with pytest.raises(StorageError, match="the disk is full"):
+            publish(output, NEW, LIBRARIES)
+    assert by_id(today(output)) == by_id(scored(PLANT, other, scale=3.0).select(SCORES.schema.names))
+
+
+def test_publications_of_a_day_wait_for_each_other(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(prepared, tmp_path / "output")
+    output = (tmp_path / "output").as_uri()
+    monkeypatch.setattr(publishing, "PATIENCE", 0.1)
+    monkeypatch.setattr(publishing, "SECONDS_BETWEEN_LOOKS", 0.05)
+    with publishing.publishing(output, NEW.dt), pytest.raises(LeaseError, match="has worked on this run"):
+        publish(output, NEW, LIBRARIES)
+    with publishing.publishing(output, date(1999, 1, 1)):
+        publish(output, NEW, LIBRARIES)
+    assert by_id(today(output)) == EXPECTED["new"]

@@ -17,7 +17,7 @@ from fault_proxy import FaultProxy, faulty
 from PIL import Image
 from s3fs import S3FileSystem
 
-from differnet_ray.data import storage
+from differnet_ray.data import s3, storage
 from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.manifest import list_images
 from differnet_ray.data.storage import (
@@ -92,7 +92,7 @@ def test_what_stays_is_a_row_with_the_reason(fault: str, said: str, bucket: str,
     assert said in found[3][1]
     assert NAMES[3] in found[3][1]
     assert {status for status, _ in found[:3] + found[4:]} == {""}
-    assert sum(NAMES[3] in request.key for request in proxy.requests) == storage.ATTEMPTS
+    assert sum(NAMES[3] in request.key for request in proxy.requests) == s3.ATTEMPTS
 
 
 def test_credentials_that_stop_working_stop_the_work(bucket: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +101,13 @@ def test_credentials_that_stop_working_stop_the_work(bucket: str, proxy: FaultPr
     S3FileSystem.clear_instance_cache()
     with pytest.raises(UnavailableError, match=r"does not work any more.*credentials.*run the same command again"):
         fetched(rows)
+
+
+def test_a_bucket_that_is_gone_stops_the_work(bucket: str) -> None:
+    rows = plant(join(bucket, "deleted"))
+    uris = pa.array([uri.replace(bucket, f"{bucket}-gone") for uri in rows["uri"].to_pylist()])
+    with pytest.raises(UnavailableError, match="there is no such bucket"):
+        fetched(rows.set_column(rows.schema.get_field_index("uri"), rows.schema.field("uri"), uris))
 
 
 def test_an_image_that_is_forbidden_is_a_row(bucket: str, proxy: FaultProxy) -> None:
@@ -131,8 +138,8 @@ def test_a_fault_of_one_image_is_a_row_where_listing_is_forbidden(bucket: str, p
 @pytest.mark.timeout(60)
 def test_a_store_that_is_silent_is_not_waited_for_without_end(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = join(bucket, "silent")
-    monkeypatch.setattr(storage, "ATTEMPTS", 2)
-    monkeypatch.setattr(storage, "TIMEOUT", 0.2)
+    monkeypatch.setattr(s3, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         S3FileSystem.clear_instance_cache()
@@ -149,7 +156,7 @@ def test_a_store_that_is_silent_is_not_waited_for_without_end(bucket: str, monke
 def test_a_store_that_is_gone_stops_the_work(bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = plant(join(bucket, "gone"))
     monkeypatch.setattr(storage, "PATIENCE", 1.0)
-    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3, "ATTEMPTS", 1)
     with faulty(s3_endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         S3FileSystem.clear_instance_cache()
@@ -163,7 +170,7 @@ def test_a_store_that_was_away_for_a_while_is_asked_again(
     bucket: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = plant(join(bucket, "away")).slice(0, 1)
-    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3, "ATTEMPTS", 1)
     S3FileSystem.clear_instance_cache()
     proxy.faults["slow_down"] = 1.0
     looks = []

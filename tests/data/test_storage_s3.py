@@ -21,7 +21,7 @@ from differnet_ray.data.storage import (
     read_bytes,
     write_bytes,
 )
-from differnet_ray.errors import ConfigError, StorageError
+from differnet_ray.errors import ConfigError, StorageError, UnavailableError
 
 AWKWARD = ["plain.png", "with space.png", "Größe 漢字 🙂.png", 'it\'s "q".png', "100%20.png", "#?*[x]&+.png"]
 
@@ -232,7 +232,7 @@ def test_wrong_credentials_are_said_and_not_repeated(wrong_secret: str, bucket: 
 def test_a_bucket_that_does_not_exist_is_said(bucket: str) -> None:
     missing = "s3://no-such-bucket"
     assert not exists(join(missing, "file"))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UnavailableError, match="there is no such bucket"):
         read_bytes(join(missing, "file"))
     with pytest.raises(ConfigError, match=f"{missing} is not writable: .*[Bb]ucket"):
         check_writable(missing)

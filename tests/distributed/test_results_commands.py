@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -155,6 +156,7 @@ def _killed() -> str:
     ("options", "said"),
     [
         ((), "one of --threshold and --target-fpr"),
+        (("--threshold", 1, "--date", "1999-01-01"), "nothing is published for 1999-01-01"),
         (("--threshold", 1, "--target-fpr", 0.1), "one of --threshold and --target-fpr"),
         (("--target-fpr", 0.1), "with --models"),
         (("--threshold", -1), "over 0"),
@@ -206,12 +208,13 @@ def test_an_image_that_was_replaced_cannot_be_compared(
     output: Path, archive: Path, scored: tuple[Path, str], models: str
 ) -> None:
     image = archive / "plate" / "test" / "good" / "00.jpg"
-    content = image.read_bytes()
+    content, stat = image.read_bytes(), image.stat()
     try:
         image.write_bytes(content + b"\0")
         said = run("verify", "--output", output, "--run-id", scored[1], "--models", models, exit_code=4).stdout
     finally:
-        image.unlink()  # its time is part of its etag: the other tests do not need it
+        image.write_bytes(content)
+        os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # its time is part of its etag
     assert "GONE  plate" in said
     assert "1 gone" in said
 
