@@ -139,6 +139,7 @@ def plan_fit(n_categories: int, *, memory: int, max_parallel: int | None, gpus_p
 
 
 SECONDS_TO_STOP = 60.0
+RAYS_ADVICE = "Failed to apply UDF transform"  # to programmers; Ray Data adds it to the message
 
 
 def as_tasks(function: Callable[[U], T], items: Iterable[U]) -> list[T]:
@@ -173,9 +174,9 @@ def own_errors(what: str) -> Iterator[None]:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DifferNetError):
             raise error.cause from error
-        if isinstance(error.cause, OSError) and error.cause.strerror:  # Ray's advice stands where a file name would
-            raise DifferNetError(f"{what} failed: {error.cause.strerror}; mend it and run the same command again") from error
-        raise DifferNetError(f"{what} failed: {error.cause or error}") from error
+        said = getattr(error.cause, "strerror", None) or str(error.cause or error)
+        said = said.split(RAYS_ADVICE)[0].strip(" \n:'\"")
+        raise DifferNetError(f"{what} failed: {said}; mend it and run the same command again") from error
     except ray.exceptions.RayError as error:
         raise DifferNetError(f"{what} failed: {error}") from error
 
