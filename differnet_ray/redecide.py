@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.publish import finish_all, partition, published_schema, replace_partitions, run_of, run_record_of
-from differnet_ray.data.results import RUNS_FOLDER, Run, plan_run
+from differnet_ray.data.publish import finish_all, replace_partitions, run_record_of
+from differnet_ray.data.results import RUNS_FOLDER, Run, partition, plan_run, published_schema, run_of
 from differnet_ray.data.storage import join, list_files, list_folders, name_of, open_input, write_bytes
 from differnet_ray.data.tables import MAPS, SCORES
 from differnet_ray.errors import ConfigError, StorageError

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -98,6 +99,24 @@ def plan_run(
 def run_uri(output: str, run: Run) -> str:
     """URI of a run's file."""
     return join(output, RUNS_FOLDER, f"{run.run_id}.json")
+
+
+def partition(output: str, table: Table, dt: date, category: str) -> str:
+    """URI of the folder of the rows of a day and category."""
+    # Spark decodes byte by byte: letters that are not ASCII stay as they are
+    name = "".join(letter if ord(letter) > 127 else quote(letter, safe="") for letter in category)
+    return join(output, table.name, f"dt={dt}", f"category={name}")
+
+
+def run_of(uri: str) -> str:
+    """The run that a published file is of, by its name."""
+    return name_of(uri).rsplit("-", 1)[0]
+
+
+def published_schema(table: Table, run_id: str) -> pa.Schema:
+    """What the files of a run hold, with the footer that says so."""
+    footer = {"differnet_ray.schema_version": f"{table.name} {table.version}", "differnet_ray.run_id": run_id}
+    return table.file_schema.with_metadata(footer)
 
 
 def staging(output: str, run: Run, *parts: str) -> str:

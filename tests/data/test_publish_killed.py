@@ -16,6 +16,7 @@ from killed_publisher import begin
 from staged_runs import CATEGORIES, LIBRARIES, a_run, by_id, files, manifest_of, published_run, scored, stage
 
 from differnet_ray.data import publish as publishing
+from differnet_ray.data import staged_run
 from differnet_ray.data.publish import finish_publishing, publish
 from differnet_ray.data.results import published, read_table, staging, write_manifest
 from differnet_ray.data.storage import write_bytes
@@ -148,13 +149,15 @@ def test_a_publication_that_fails_takes_back_its_own_files_only(
 
     def overtaken(uri: str, data: bytes) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(publishing, "write_bytes", write_bytes)
+            for module in (staged_run, publishing):
+                patch.setattr(module, "write_bytes", write_bytes)
             patch.setattr(publishing, "publishing", lambda *_: nullcontext())  # as if the lease had been lost
             publish(output, other, LIBRARIES)
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "write_bytes", overtaken)
+        for module in (staged_run, publishing):
+            patch.setattr(module, "write_bytes", overtaken)
         with pytest.raises(StorageError, match="the disk is full"):
             publish(output, NEW, LIBRARIES)
     assert by_id(today(output)) == by_id(scored(PLANT, other, scale=3.0).select(SCORES.schema.names))

@@ -34,7 +34,7 @@ from staged_runs import (
     stage,
 )
 
-from differnet_ray.data import publish
+from differnet_ray.data import staged_run
 from differnet_ray.data.manifest import check_category
 from differnet_ray.data.results import published, read_table, stage_manifest, staged_counts, staging, write_manifest
 from differnet_ray.data.storage import canonical
@@ -169,7 +169,7 @@ def test_a_run_without_maps_writes_none(output: str) -> None:
 
 
 def test_a_large_table_is_split_into_files_of_bounded_length(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "ROWS_PER_FILE", {"scores": 4, "maps": 2})
+    monkeypatch.setattr(staged_run, "ROWS_PER_FILE", {"scores": 4, "maps": 2})
     run = a_run()
     published_run(output, run)
     assert [pq.read_metadata(path).num_rows for path in sorted(parquet_files(output, SCORES))] == [4, 4, 1] * 2
@@ -181,7 +181,7 @@ def test_a_large_table_is_split_into_files_of_bounded_length(output: str, monkey
 
 @pytest.mark.parametrize("n_files", [1, 5])
 def test_maps_fill_their_files_however_many_were_staged(n_files: int, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "ROWS_PER_FILE", {"scores": 100, "maps": 4})
+    monkeypatch.setattr(staged_run, "ROWS_PER_FILE", {"scores": 100, "maps": 4})
     run = a_run()
     rows = scored(SMALL, run, ["anomalous"])
     stage(output, run, rows, n_files)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from staged_runs import DAY, SMALL, a_run, by_id, files, manifest_of, publish_staged, published_run, scored, stage
 
-from differnet_ray.data import publish, storage
+from differnet_ray.data import publish, staged_run, storage
 from differnet_ray.data.results import published, read_table
 from differnet_ray.data.tables import MAPS, SCORES
 from differnet_ray.errors import StorageError
@@ -69,7 +69,7 @@ def test_a_second_run_without_maps_leaves_no_map_of_the_first(output: str) -> No
 def test_a_run_of_fewer_files_leaves_none_of_its_own_old_ones(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run(run_id="nightly")
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "ROWS_PER_FILE", {"scores": 2, "maps": 1})
+        patch.setattr(staged_run, "ROWS_PER_FILE", {"scores": 2, "maps": 1})
         published_run(output, run)
     assert len(files(output, "scores")) == 10
     published_run(output, run)
@@ -117,4 +117,5 @@ def fail_at(call: int, patch: pytest.MonkeyPatch) -> None:
             raise StorageError(f"cannot write {uri}: the disk is full")
         write(uri, data)
 
-    patch.setattr(publish, "write_bytes", failing)
+    for module in (staged_run, publish):
+        patch.setattr(module, "write_bytes", failing)

@@ -10,7 +10,7 @@ import pytest
 from made_runs import CATEGORIES, made_run
 from staged_runs import DAY
 
-from differnet_ray.data import publish
+from differnet_ray.data import staged_run
 from differnet_ray.report.run_rows import RunRows, read_rows
 
 
@@ -30,8 +30,8 @@ def test_rows_in_many_files_and_row_groups_are_found_as_in_one(tmp_path: Path, m
         return rows
 
     whole = found("whole")
-    monkeypatch.setattr(publish, "ROWS_PER_GROUP", {"scores": 7, "maps": 7})
-    monkeypatch.setitem(publish.ROWS_PER_FILE, "scores", 30)
+    monkeypatch.setattr(staged_run, "ROWS_PER_GROUP", {"scores": 7, "maps": 7})
+    monkeypatch.setitem(staged_run.ROWS_PER_FILE, "scores", 30)
     parts = found("parts")
     assert len(list((tmp_path / "parts").rglob("scores/**/*.parquet"))) > 2 * len(CATEGORIES)
     assert parts.categories[CATEGORIES[0]].cells == whole.categories[CATEGORIES[0]].cells
