@@ -27,7 +27,7 @@ test-spark: $(STAMP)  ## the tables in Spark, which is large; Java 17 must be th
 	$(BIN)/python -m pytest -m spark
 
 browser:  ## Chromium for the tests of pages, where Debian's packages can be had; else those tests are skipped
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || echo "no Chromium: the tests of pages are skipped"
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && timeout 120 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 </dev/null || echo "no Chromium: the tests of pages are skipped"
 
 s3-server: $(S3_STAMP)  ## what the tests of storage on S3 start: OpenStack Swift
 
