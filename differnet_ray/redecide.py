@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 
 from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.publish import finish_all, replace_partitions, run_record_of
-from differnet_ray.data.results import RUNS_FOLDER, Run, partition, plan_run, published_schema, run_of
-from differnet_ray.data.storage import join, list_files, list_folders, name_of, open_input, write_bytes
-from differnet_ray.data.tables import MAPS, SCORES
+from differnet_ray.data.results import Run, parquet_files, partition, plan_run, published_schema, run_ids, run_of
+from differnet_ray.data.storage import join, list_folders, open_input, write_bytes
+from differnet_ray.data.tables import MAPS, SCORES, status_of
 from differnet_ray.errors import ConfigError, StorageError
 from differnet_ray.model.calibration import conformal_threshold
 
@@ -88,13 +88,22 @@ def decided(output: str, dt: date, categories: Sequence[str] = ()) -> list[Decid
         StorageError: rows of two runs stand in one category.
     """
     finish_all(output)
-    files = _published_files(output, dt)
+    return [_decided(dt, category, files) for category, files in published_files(output, dt, categories).items()]
+
+
+def published_files(output: str, dt: date, categories: Sequence[str] = ()) -> dict[str, dict[str, list[str]]]:
+    """Category to table to the files of a day, in order, of some categories or of all.
+
+    Raises:
+        ConfigError: nothing is published, or not of a category that was asked for.
+    """
+    files = _files_of(output, dt)
     for category in categories:
         if category not in files:
             raise ConfigError(f"{category}: nothing is published for {dt} in {output}; there are: {', '.join(files) or 'none'}")
     if not files:
         raise ConfigError(f"nothing is published for {dt} in {output}")
-    return [_decided(dt, category, files[category]) for category in categories or files]
+    return {category: files[category] for category in categories or files}
 
 
 def redecide(
@@ -163,9 +172,11 @@ def _write(output: str, run: Run, rows: Decided, limits: Limits) -> tuple[set[st
 
 def _decide(rows: pa.Table, limits: Limits) -> pa.Table:
     scores = rows["anomaly_score"]
-    flagged = pc.if_else(pc.greater_equal(scores, limits.review_threshold), "review", "ok")
-    status = pc.if_else(pc.greater_equal(scores, limits.threshold), "anomalous", flagged)
-    rows = _with(rows, "status", pc.if_else(pc.is_valid(scores), status, rows["status"]))
+    status = [
+        was if score is None else status_of(score, limits.threshold, limits.review_threshold)
+        for score, was in zip(scores.to_pylist(), rows["status"].to_pylist(), strict=True)
+    ]
+    rows = _with(rows, "status", pa.array(status, pa.string()))
     for name, value in asdict(limits).items():
         rows = _with(rows, name, pc.if_else(pc.is_valid(scores), value, pa.scalar(None, pa.float64())))
     return rows
@@ -198,18 +209,17 @@ def _decided(dt: date, category: str, files: Mapping[str, Sequence[str]]) -> Dec
     return Decided(category, runs[0], version, digest, Limits(threshold, review), files)
 
 
-def _published_files(output: str, dt: date) -> dict[str, dict[str, list[str]]]:
+def _files_of(output: str, dt: date) -> dict[str, dict[str, list[str]]]:
     """Category to table to the files of a day, in order; those of a publication that was killed do not count."""
     try:
-        runs = {name_of(file.uri).removesuffix(".json") for file in list_files(join(output, RUNS_FOLDER))}
+        runs = set(run_ids(output))
     except FileNotFoundError:
         return {}
     found: dict[str, dict[str, list[str]]] = {}
     for table in (SCORES, MAPS):
         for name in list_folders(join(output, table.name, f"dt={dt}")):
             category = unquote(name.removeprefix("category="))
-            uris = sorted(file.uri for file in list_files(partition(output, table, dt, category)))
-            uris = [uri for uri in uris if uri.endswith(".parquet") and run_of(uri) in runs]
+            uris = [uri for uri in parquet_files(partition(output, table, dt, category)) if run_of(uri) in runs]
             if uris:
                 found.setdefault(category, {SCORES.name: [], MAPS.name: []})[table.name] = uris
     return found

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from differnet_ray.data.results import RUNS_FOLDER, open_table
-from differnet_ray.data.storage import canonical, join, list_files, name_of, read_bytes
+from differnet_ray.data.results import RUNS_FOLDER, open_table, run_ids
+from differnet_ray.data.storage import canonical, join, read_bytes
 from differnet_ray.data.tables import MAPS, RUNS, SCORES, Table
 from differnet_ray.errors import ConfigError, StorageError
 
@@ -56,7 +56,7 @@ def maps(output: str, *, date: datetime.date | str | None = None, category: str 
 def runs(output: str) -> ds.Dataset:
     """The published runs, a row for each, the oldest first (`tables.RUNS`); errors as of `scores`."""
     output = canonical(output)
-    records = [run(output, run_id) for run_id in _run_ids(output)]
+    records = [run(output, run_id) for run_id in run_ids(output)]
     records.sort(key=lambda record: (record["finished_at"], record["run_id"]))
     return ds.dataset(pa.Table.from_pylist([_row(record) for record in records], schema=RUNS.schema))
 
@@ -76,7 +76,7 @@ def run(output: str, run_id: str) -> dict[str, Any]:
         record = json.loads(read_bytes(uri))
     except FileNotFoundError as error:
         try:
-            known = sorted(_run_ids(output))
+            known = run_ids(output)
         except FileNotFoundError:
             known = []
         more = f", and {len(known) - RUNS_NAMED} older ones" if len(known) > RUNS_NAMED else ""
@@ -90,11 +90,6 @@ def run(output: str, run_id: str) -> dict[str, Any]:
     if missing := [name for name in RUNS.schema.names if name not in record]:
         raise StorageError(f"{uri} is damaged, it lacks {', '.join(missing)}: score the run again")
     return record
-
-
-def _run_ids(output: str) -> list[str]:
-    files = list_files(join(output, RUNS_FOLDER))
-    return [name_of(file.uri).removesuffix(".json") for file in files if file.uri.endswith(".json")]
 
 
 def gradient_map(

@@ -20,7 +20,7 @@ import torch
 
 from differnet_ray.data.model_store import Arrays, ModelStore, StoredModel
 from differnet_ray.data.overlay import overlay
-from differnet_ray.data.tables import SCORED, STAGED, extend
+from differnet_ray.data.tables import SCORED, STAGED, extend, status_of
 from differnet_ray.errors import ModelStoreError, WeightsError
 from differnet_ray.model.calibration import conformal_p_values
 from differnet_ray.model.differnet import DifferNet
@@ -142,11 +142,7 @@ class ScoreImages:
         }
         if not np.isfinite(score.anomaly_score):
             return row | {"status": "failed", "error": f"the anomaly score is {score.anomaly_score}"}
-        status = "ok"
-        if score.anomaly_score >= decision.threshold:
-            status = "anomalous"
-        elif score.anomaly_score >= decision.review_threshold:
-            status = "review"
+        status = status_of(score.anomaly_score, decision.threshold, decision.review_threshold)
         wanted = self.maps == "all" or (self.maps == "flagged" and status != "ok")
         p_value = conformal_p_values(stored.calibration["anomaly_score"].to_numpy(), np.array([score.anomaly_score]))[0]
         return row | {

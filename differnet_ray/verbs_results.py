@@ -44,11 +44,11 @@ def run_redecide(
     from differnet_ray.data.model_store import ModelStore
     from differnet_ray.data.publish import publishing
     from differnet_ray.data.storage import canonical, check_writable
-    from differnet_ray.redecide import Limits, decided, limits_of_rate, redecide
+    from differnet_ray.redecide import Limits, decided, limits_of_rate, published_files, redecide
     from differnet_ray.versions import library_versions
 
     output = canonical(output)
-    decided(output, dt, categories)  # refuses before it writes anything
+    published_files(output, dt, categories)  # refuses before anything is written
     check_writable(output)
     with publishing(output, dt):
         rows, limits = decided(output, dt, categories), {}

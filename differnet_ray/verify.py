@@ -22,11 +22,12 @@ import torch
 from differnet_ray.data.fetch import FetchImages
 from differnet_ray.data.model_store import ModelStore
 from differnet_ray.data.results import open_table
-from differnet_ray.data.tables import MANIFEST, SCORES, conform
+from differnet_ray.data.tables import MANIFEST, SCORES, conform, status_of
 from differnet_ray.errors import ConfigError
 from differnet_ray.stages import ScoreImages, best_device
 
 ROWS_AT_ONCE = 16
+_SCORED_BY = ("category", "model_version", "n_transforms")
 PASSING = ("missing", "failed")  # statuses that the image alone does not give
 
 
@@ -96,9 +97,6 @@ def verify(
                 yield _compare(row, found, expected, tolerance)
 
 
-_SCORED_BY = ("category", "model_version", "n_transforms")
-
-
 def _drawn(output: str, record: Mapping[str, Any], sample: int, seed: int) -> list[dict[str, Any]]:
     """Rows of a run, each as likely as another, sorted by what scored them and where they lie."""
     published = open_table(output, SCORES, dt=date.fromisoformat(record["dt"]))
@@ -128,16 +126,14 @@ def _compare(row: Mapping[str, Any], found: Mapping[str, Any], expected: Mapping
         why = f"status {row['status']}, now {found['status']}: {found['error'] or row['error']}"
         return Comparison(row["image_id"], row["category"], name, None, why, gone=True)
     was, now = row["anomaly_score"], found["anomaly_score"]
-    if (was is None) != (now is None):
-        wrong.append(f"status {row['status']}, now {found['status']}")
-    elif was is None:
-        if row["status"] != found["status"]:
+    if was is None or now is None:
+        if (was, row["status"]) != (now, found["status"]):
             wrong.append(f"status {row['status']}, now {found['status']}")
     else:
         difference = abs(was - now) / abs(now)
         if not difference <= tolerance:
             wrong.append(f"score {was:.9g}, computed again {now:.9g}")
-        by_thresholds = "anomalous" if was >= row["threshold"] else "review" if was >= row["review_threshold"] else "ok"
+        by_thresholds = status_of(was, row["threshold"], row["review_threshold"])
         if row["status"] != by_thresholds:
             wrong.append(f"status {row['status']}, by score and thresholds {by_thresholds}")
         wrong += [f"{key} {row[key]}, expected {value}" for key, value in expected.items() if row[key] != value]

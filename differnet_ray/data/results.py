@@ -182,7 +182,7 @@ def write_manifest(uri: str, manifest: pa.Table, unplaced: pa.Table | None = Non
 def staged_counts(output: str, run: Run) -> dict[str, dict[str, int]]:
     """Rows that a run has staged so far: category to status to how many."""
     tables = []
-    for uri in _files(staging(output, run, "rows")):
+    for uri in parquet_files(staging(output, run, "rows")):
         with suppress(FileNotFoundError), open_input(uri) as file, suppress(pa.ArrowException):
             # one that was cut off by a kill is removed by Ray Data
             tables.append(pq.read_table(file, columns=["category", "status"]))
@@ -218,7 +218,7 @@ def open_table(output: str, table: Table, *, dt: date | None = None, category: s
     except FileNotFoundError:
         if dt is None or not exists(whole):
             raise
-        return ds.dataset(table.schema.empty_table())
+        return ds.FileSystemDataset([], table.schema, ds.ParquetFileFormat(), filesystem)
     except OSError as error:
         raise StorageError(f"cannot list {whole}: {error}") from error
     if category is not None:
@@ -242,8 +242,19 @@ def no_category_uri(output: str, run_id: str) -> str:
     return join(output, RUNS_FOLDER, f"{run_id}.{UNPLACED}")
 
 
-def _files(uri: str) -> list[str]:
+def parquet_files(uri: str) -> list[str]:
+    """URIs of the Parquet files below a location, sorted; none where nothing is there."""
     try:
-        return [file.uri for file in list_files(uri) if name_of(file.uri).endswith(".parquet")]
+        return sorted(file.uri for file in list_files(uri) if file.uri.endswith(".parquet"))
     except FileNotFoundError:
         return []
+
+
+def run_ids(output: str) -> list[str]:
+    """The published runs, sorted.
+
+    Raises:
+        FileNotFoundError: nothing has been published there.
+    """
+    files = list_files(join(output, RUNS_FOLDER))
+    return sorted(name_of(file.uri).removesuffix(".json") for file in files if file.uri.endswith(".json"))

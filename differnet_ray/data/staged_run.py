@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from differnet_ray.data.results import Run, partition, published_schema, staging
-from differnet_ray.data.storage import join, list_files, open_input, write_bytes
+from differnet_ray.data.results import Run, parquet_files, partition, published_schema, staging
+from differnet_ray.data.storage import join, open_input, write_bytes
 from differnet_ray.data.tables import MAPS, SCORES, STAGED, STATUSES, Table, conform
 from differnet_ray.threads import map_ahead
 
@@ -147,10 +147,7 @@ class StagedRun:
 
 
 def _files_of_categories(uri: str) -> dict[str, list[str]]:
-    try:
-        uris = sorted(file.uri for file in list_files(uri) if file.uri.endswith(".parquet"))
-    except FileNotFoundError:
-        return {}
+    uris = parquet_files(uri)
     files: dict[str, list[str]] = {}
     for name, categories in zip(uris, map_ahead(_categories_in, uris, READ_THREADS), strict=True):
         for category in categories:

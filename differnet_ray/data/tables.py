@@ -291,6 +291,13 @@ SCORED = pa.schema([*SCORES.schema, pa.field("pixels", pa.binary())])  # pixels 
 STAGED = pa.schema([*SCORES.schema, *(field.with_nullable(True) for field in _MAP)])
 
 
+def status_of(anomaly_score: float, threshold: float, review_threshold: float) -> str:
+    """The status of a score, eq. 6: at or over the threshold it is anomalous, from the review threshold on for review."""
+    if anomaly_score >= threshold:
+        return "anomalous"
+    return "review" if anomaly_score >= review_threshold else "ok"
+
+
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the columns of the schema, in its order and types.
 

@@ -124,10 +124,11 @@ def _section(output: str, record: Mapping[str, Any], category: str, rows: Catego
 
 def _calibration(models: str, category: str, version: str, digest: str | None) -> tuple[dict[str, Any], Any]:
     """The record of a model and the scores of its calibration set, without the weights that `load` would read as well."""
-    record = ModelStore(models).record(category, version)
+    store = ModelStore(models)
+    record = store.record(category, version)
     if record.get("digest") != digest:
         raise ModelStoreError(f"the model {category} {version} in {models} has another digest than the one that scored")
-    scores = ModelStore(models).calibration(category, version)["anomaly_score"].to_numpy()
+    scores = store.calibration(category, version)["anomaly_score"].to_numpy()
     return record, np.asarray(scores, dtype=np.float64)
 
 

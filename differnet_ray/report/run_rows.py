@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -147,11 +146,10 @@ def newer_run(output: str, dt: str, category: str, run_id: str) -> str | None:
 def _batches(output: str, dt: str, run_id: str, categories: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of a run, a row group at a time: a scanner of a whole dataset reads up to a gigabyte ahead."""
     try:
-        rows = results.scores(output)
+        rows = results.scores(output, date=dt)
     except FileNotFoundError:  # what it had published was removed
         return
-    day = pc.field("dt") == pa.scalar(date.fromisoformat(dt))
-    mine = day & pc.field("category").isin(pa.array(categories, pa.string())) & (pc.field("run_id") == run_id)
+    mine = pc.field("category").isin(pa.array(categories, pa.string())) & (pc.field("run_id") == run_id)
     for file in rows.get_fragments(filter=mine):
         for group in file.split_by_row_group(filter=mine, schema=rows.schema):
             table = group.to_table(schema=rows.schema, columns=list(COLUMNS), filter=mine)
