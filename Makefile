@@ -41,9 +41,9 @@ types: $(STAMP)  ## mypy --strict on the package and the jobs
 bench: $(STAMP)  ## the speed figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-lock:  ## the pinned dependencies again, from pyproject.toml and tests/*/requirements.in
-	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o requirements.lock
-	for kind in s3 spark; do uv pip compile tests/$$kind/requirements.in --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o tests/$$kind/requirements.txt; done
+lock: $(STAMP)  ## the pinned dependencies again, from pyproject.toml and tests/*/requirements.in
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o requirements.lock
+	for kind in s3 spark; do $(BIN)/uv pip compile tests/$$kind/requirements.in --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o tests/$$kind/requirements.txt; done
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from differnet_ray.data.index import Naming, sources_of
-from differnet_ray.data.storage import canonical
+from differnet_ray.archives.index import Naming, sources_of
 from differnet_ray.distributed.index import index_archives
 from differnet_ray.distributed.resources import cluster
+from differnet_ray.storage.locations import canonical
 
 FOLDERS = 10
 

@@ -21,11 +21,10 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
 from benchmarks import tiles
+from differnet_ray.archives.images import decode
+from differnet_ray.archives.manifest import defects
+from differnet_ray.archives.masks import mask_uri, read_mask
 from differnet_ray.config import Recipe, preset
-from differnet_ray.data.images import decode
-from differnet_ray.data.manifest import defects
-from differnet_ray.data.masks import mask_uri, read_mask
-from differnet_ray.data.storage import read_bytes
 from differnet_ray.experiments.features import images_of
 from differnet_ray.experiments.published import TILES
 from differnet_ray.experiments.run_cell import StoredBank
@@ -36,7 +35,8 @@ from differnet_ray.model.gradient_map import pixel_gradient, pooled_gradient
 from differnet_ray.model.metrics import GOOD
 from differnet_ray.model.pixel_metrics import aupro, pixel_auroc
 from differnet_ray.model.transforms import apply_transforms, fixed_transforms, rotate_back
-from differnet_ray.stages import best_device
+from differnet_ray.pipeline.stages import best_device
+from differnet_ray.storage.files import read_bytes
 
 PER_KIND, ROTATIONS, PIXELS = 5, 8, 256
 SIGMAS = (1.5, 3.0, 6.0, 12.0)

@@ -21,16 +21,16 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from differnet_ray.archives.fetch import FetchImages
+from differnet_ray.archives.manifest import Listing, list_images, select
+from differnet_ray.cli.fit import run_fit
 from differnet_ray.config import Recipe
-from differnet_ray.data.fetch import FetchImages
-from differnet_ray.data.manifest import Listing, list_images, select
-from differnet_ray.data.results import plan_run
-from differnet_ray.data.storage import canonical
 from differnet_ray.distributed.index import index_listing
 from differnet_ray.distributed.resources import cluster, plan_score
 from differnet_ray.distributed.score import ScoreJob, ScoreProgress, models_in_use, score_archive
-from differnet_ray.stages import ScoreImages
-from differnet_ray.verbs import run_fit
+from differnet_ray.pipeline.stages import ScoreImages
+from differnet_ray.results.runs import plan_run
+from differnet_ray.storage.locations import canonical
 
 TURNS, BATCH, DAY = 3, 16, date(2026, 1, 31)
 

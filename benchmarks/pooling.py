@@ -17,11 +17,10 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import tiles
+from differnet_ray.archives.images import decode
+from differnet_ray.archives.manifest import defects, list_images
+from differnet_ray.cli.demo.archive import make_archive
 from differnet_ray.config import Recipe, preset
-from differnet_ray.data.images import decode
-from differnet_ray.data.manifest import defects, list_images
-from differnet_ray.data.storage import read_bytes
-from differnet_ray.demo_archive import make_archive
 from differnet_ray.experiments.features import Floats, images_of
 from differnet_ray.experiments.run_cell import StoredBank
 from differnet_ray.model.calibration import split_folds
@@ -32,6 +31,7 @@ from differnet_ray.model.flow import Flow, nll
 from differnet_ray.model.metrics import GOOD, auroc, recall_at_fpr
 from differnet_ray.model.scoring import transform_scores
 from differnet_ray.model.transforms import fixed_transforms, sampling_positions
+from differnet_ray.storage.files import read_bytes
 
 DEMO_T = 16
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)

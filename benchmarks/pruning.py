@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from differnet_ray.data.publish import publish
-from differnet_ray.data.results import Run, plan_run, staging
-from differnet_ray.data.storage import canonical
-from differnet_ray.data.tables import MANIFEST, STAGED, conform
+from differnet_ray.results.publish import publish
+from differnet_ray.results.runs import Run, plan_run, staging
+from differnet_ray.storage.locations import canonical
+from differnet_ray.tables import MANIFEST, STAGED, conform
 
 DAYS, CATEGORIES, ROWS_PER_STAGED_FILE = 10, ("board", "fabric", "screw", "tile", "washer"), 1024
 

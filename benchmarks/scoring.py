@@ -22,7 +22,7 @@ from differnet_ray.model.flow import Flow
 from differnet_ray.model.gradient_map import gradient_map
 from differnet_ray.model.scoring import score_image
 from differnet_ray.model.transforms import fixed_transforms
-from differnet_ray.stages import best_device
+from differnet_ray.pipeline.stages import best_device
 
 REPEATS = 5
 

@@ -11,15 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from differnet_ray.archives.images import decode
+from differnet_ray.archives.manifest import Listing, defects, list_images
 from differnet_ray.config import Recipe, preset
-from differnet_ray.data.images import decode
-from differnet_ray.data.manifest import Listing, defects, list_images
-from differnet_ray.data.storage import canonical, read_bytes
 from differnet_ray.experiments.cells import train_kind
 from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of
 from differnet_ray.experiments.published import TILES
 from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest
-from differnet_ray.stages import best_device
+from differnet_ray.pipeline.stages import best_device
+from differnet_ray.storage.files import read_bytes
+from differnet_ray.storage.locations import canonical
 
 WEIGHTS = "weights/alexnet-imagenet1k-v1-features.safetensors"
 

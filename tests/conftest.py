@@ -7,8 +7,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,13 @@ from PIL import Image
 from s3fs import S3FileSystem
 
 from differnet_ray.config import Recipe
+from differnet_ray.storage.locations import canonical
+from differnet_ray.store import model_store
+from differnet_ray.store.model_store import ModelStore
 
-sys.path.insert(0, str(Path(__file__).parent))  # s3_server is imported by name
+sys.path.insert(0, str(Path(__file__).parent / "support"))  # its modules are imported by name
+
+Plant = Callable[..., Path]
 
 TINY = {"image_size": 64, "n_scales": 1, "n_transforms": 4, "n_blocks": 2, "hidden": 16, "epochs": 3, "fresh_epochs": 1}
 
@@ -100,3 +107,50 @@ def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> Iterator[str]:
         S3FileSystem(client_kwargs={"region_name": REGION}).mkdir(name)
         yield f"s3://{name}"
         S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `fsync` return at once; that it is called has a test of its own."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    """Returns a function that writes files of these names below a folder (`archive`), each with its own content."""
+
+    def write(*names: str, below: str = "archive") -> Path:
+        root = tmp_path / below
+        for name in names:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"content of {name}".encode())
+        return root
+
+    return write
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """An empty model store."""
+    return ModelStore(canonical(str(tmp_path / "models")))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
+    """The time of publication in the model store, as the one entry of a list, which a test may set."""
+    now = [datetime(2026, 1, 31, 23, 59, 58, tzinfo=UTC)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return now[0].astimezone(tz)
+
+    monkeypatch.setattr(model_store, "datetime", Clock)
+    return now
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    """The URI of an empty place for results."""
+    return canonical(str(tmp_path / "output"))

@@ -25,15 +25,16 @@ import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from differnet_ray.data.fit_work import WORK_FOLDER, FitWork
-from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.storage import arrow_filesystem, delete, exists, join
 from differnet_ray.distributed.fit_queue import FitQueue
 from differnet_ray.distributed.resources import FitPlan, beside_driver, watched
 from differnet_ray.errors import DifferNetError, StorageError
-from differnet_ray.fit_category import FitJob, fit_category
-from differnet_ray.fit_flows import Effort
-from differnet_ray.fit_state import DONE, FAILED, FITTED, MAX_DEATHS, UNCHANGED, CategoryState, FittedCategory
+from differnet_ray.pipeline.fit_category import FitJob, fit_category
+from differnet_ray.pipeline.fit_flows import Effort
+from differnet_ray.pipeline.fit_state import DONE, FAILED, FITTED, MAX_DEATHS, UNCHANGED, CategoryState, FittedCategory
+from differnet_ray.storage.files import arrow_filesystem, delete, exists
+from differnet_ray.storage.locations import join
+from differnet_ray.store.fit_work import WORK_FOLDER, FitWork
+from differnet_ray.store.model_store import ModelStore
 
 LOOKUPS = 16  # threads that look for models of an earlier run
 SECONDS_BETWEEN_ASKING = 0.5

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from differnet_ray.fit_state import DONE, CategoryQueue
+from differnet_ray.pipeline.fit_state import DONE, CategoryQueue
 
 
 class FitQueue(CategoryQueue):

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from differnet_ray.data.index import Found, Naming, Source, Tally, index_source
-from differnet_ray.data.manifest import Listing, listing_digest, merged, no_category
-from differnet_ray.data.results import NO_CATEGORY, write_manifest
+from differnet_ray.archives.index import Found, Naming, Source, Tally, index_source
+from differnet_ray.archives.manifest import Listing, listing_digest, merged, no_category
 from differnet_ray.distributed.resources import cluster_size, own_errors
 from differnet_ray.errors import ConfigError
+from differnet_ray.results.runs import NO_CATEGORY, write_manifest
 
 FOLDERS_PER_CPU = 4  # so many folders are read level by level, to find more; the rest with all that is below them
 

@@ -15,16 +15,17 @@ import pyarrow as pa
 import ray
 import torch
 
+from differnet_ray.archives.manifest import Listing
 from differnet_ray.config import Recipe
-from differnet_ray.data.manifest import Listing
-from differnet_ray.data.model_store import Arrays
-from differnet_ray.data.storage import exists, join, read_bytes, write_bytes
 from differnet_ray.distributed.resources import cluster_size, own_errors
 from differnet_ray.errors import FitError
 from differnet_ray.experiments.cells import FLOW, Cell, CellResult
 from differnet_ray.experiments.features import FeatureStore, Part, images_of
 from differnet_ray.experiments.run_cell import run_cell
-from differnet_ray.stages import best_device
+from differnet_ray.pipeline.stages import best_device
+from differnet_ray.storage.files import exists, read_bytes, write_bytes
+from differnet_ray.storage.locations import join
+from differnet_ray.store.model_store import Arrays
 
 Show = Callable[[int, int], None]
 

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 import ray.data
 from ray.data.checkpoint import CheckpointConfig
 
-from differnet_ray.data.storage import S3, arrow_filesystem, delete, exists, list_files
 from differnet_ray.distributed.resources import cluster_size
 from differnet_ray.errors import DifferNetError
+from differnet_ray.storage.files import arrow_filesystem, delete, exists, list_files
+from differnet_ray.storage.locations import S3
 
 CPUS_PER_FILTER = 16
 FILTER_BYTES = 100 * 2**20  # that the actor that knows finished ids reserves; Ray's own 1 GiB is too much for small machines

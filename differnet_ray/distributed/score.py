@@ -17,18 +17,18 @@ import ray
 import ray.data
 import torch
 
-from differnet_ray.data.fetch import FetchImages
-from differnet_ray.data.lease import lease
-from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.publish import publish
-from differnet_ray.data.results import Run, count_statuses, stage_manifest, staged_counts, staging
-from differnet_ray.data.storage import arrow_filesystem, delete
+from differnet_ray.archives.fetch import FetchImages
 from differnet_ray.distributed.index import Index
 from differnet_ray.distributed.ledger import Ledger
 from differnet_ray.distributed.resources import as_tasks, beside_driver, own_errors, plan_score, watched
 from differnet_ray.distributed.resume import resumable
 from differnet_ray.errors import ConfigError
-from differnet_ray.stages import MapGradients, Maps, ScoreImages, best_device
+from differnet_ray.pipeline.stages import MapGradients, Maps, ScoreImages, best_device
+from differnet_ray.results.publish import publish
+from differnet_ray.results.runs import Run, count_statuses, stage_manifest, staged_counts, staging
+from differnet_ray.storage.files import arrow_filesystem, delete
+from differnet_ray.storage.lease import lease
+from differnet_ray.store.model_store import ModelStore
 from differnet_ray.versions import library_versions
 
 ROWS_PER_BLOCK = 16  # 16 decoded images of 448 x 448 pixels take 9.6 MB of the object store

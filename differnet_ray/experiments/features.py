@@ -28,18 +28,19 @@ import pyarrow as pa
 import torch
 from safetensors.numpy import load, save
 
+from differnet_ray.archives.fetch import decoded_images
+from differnet_ray.archives.manifest import Listing, select
 from differnet_ray.config import Recipe
-from differnet_ray.data.fetch import decoded_images
-from differnet_ray.data.manifest import Listing, select
-from differnet_ray.data.model_store import Arrays
-from differnet_ray.data.storage import exists, join, name_of, read_bytes, write_bytes
 from differnet_ray.errors import DifferNetError, ImageError, StorageError
 from differnet_ray.experiments.cells import BANK
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.metrics import GOOD
 from differnet_ray.model.transforms import TransformSet, fixed_transforms, random_transforms
-from differnet_ray.stages import as_tensors
+from differnet_ray.pipeline.stages import as_tensors
+from differnet_ray.storage.files import exists, read_bytes, write_bytes
+from differnet_ray.storage.locations import join, name_of
+from differnet_ray.store.model_store import Arrays
 
 CODE_VERSION = 1  # grows when a change of the code changes a feature: what was stored before is then not used again
 IMAGES_PER_PART = 16

@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from differnet_ray.config import Recipe
-from differnet_ray.data.model_store import Backbone
-from differnet_ray.data.storage import join, write_bytes
-from differnet_ray.data.tables import REPRODUCTIONS, conform
 from differnet_ray.experiments.cells import FLOW, CellResult, Row
 from differnet_ray.experiments.published import SHOTS_16, TABLE_2_QUOTED, published_auroc
 from differnet_ray.model.metrics import GOOD, roc_curve
 from differnet_ray.report.plots import roc_plot, score_histogram, shots_plot
+from differnet_ray.storage.files import write_bytes
+from differnet_ray.storage.locations import join
+from differnet_ray.store.model_store import Backbone
+from differnet_ray.tables import REPRODUCTIONS, conform
 from differnet_ray.versions import library_versions
 
 HEADERS = {

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from differnet_ray.archives.manifest import Listing, defects
 from differnet_ray.config import FitConfig, Recipe
-from differnet_ray.data.manifest import Listing, defects
 from differnet_ray.errors import FitError
 from differnet_ray.experiments.cells import FLOW, NEAREST, SVM, Cell, CellResult, Row, train_kind
 from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of

@@ -17,16 +17,17 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from differnet_ray.data.fetch import decoded_image
-from differnet_ray.data.manifest import defects
-from differnet_ray.data.masks import has_masks, mask_uri, read_mask
-from differnet_ray.data.results import read_table
-from differnet_ray.data.storage import join, name_of, write_bytes
-from differnet_ray.data.tables import MAPS, SCORES
+from differnet_ray.archives.fetch import decoded_image
+from differnet_ray.archives.manifest import defects
+from differnet_ray.archives.masks import has_masks, mask_uri, read_mask
 from differnet_ray.errors import ConfigError, DifferNetError, ImageError
 from differnet_ray.model.metrics import GOOD, detection_metrics, roc_curve
 from differnet_ray.model.pixel_metrics import localization_metrics
 from differnet_ray.report.plots import Tile, contact_sheet, roc_plot, score_histogram
+from differnet_ray.results.runs import read_table
+from differnet_ray.storage.files import write_bytes
+from differnet_ray.storage.locations import join, name_of
+from differnet_ray.tables import MAPS, SCORES
 
 SHEET_IMAGES = 8  # in each section of a sheet
 SHEET_PIXELS = 256

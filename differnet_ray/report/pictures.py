@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from differnet_ray import results
-from differnet_ray.data.fetch import decoded_images
-from differnet_ray.data.images import DecodedImage
-from differnet_ray.data.overlay import overlay
+from differnet_ray.archives.fetch import decoded_images
+from differnet_ray.archives.images import DecodedImage
 from differnet_ray.errors import DifferNetError, UnavailableError
 from differnet_ray.report.run_rows import ScoreRow
+from differnet_ray.results.overlay import overlay
 
 SIDE = 256  # pixels of the longer side
 QUALITY = 82  # of JPEG: some ten kilobytes a picture, a tenth of its PNG

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from differnet_ray.data.overlay import MAP_COLOURS, VMAX, blend, checked_image, png_bytes
+from differnet_ray.results.overlay import MAP_COLOURS, VMAX, blend, checked_image, png_bytes
 
 DPI = 120
 SIDE, GAP, LINE, SMALL = 200, 18, 24, 18  # pixels on the contact sheet: longer side of an image, space between tiles, lines

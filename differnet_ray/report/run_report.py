@@ -21,14 +21,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from differnet_ray import results
-from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.results import NO_CATEGORY, no_category_uri
-from differnet_ray.data.storage import FILE, join, write_bytes
-from differnet_ray.data.tables import SCORED_STATUSES, STATUSES
 from differnet_ray.errors import ModelStoreError, StorageError
 from differnet_ray.report.pictures import Picture, pictures
 from differnet_ray.report.run_rows import CategoryRows, RunRows, newer_run, read_rows
 from differnet_ray.report.score_bars import Histogram, cells_of, histogram
+from differnet_ray.results.runs import NO_CATEGORY, no_category_uri
+from differnet_ray.storage.files import write_bytes
+from differnet_ray.storage.locations import FILE, join
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.tables import SCORED_STATUSES, STATUSES
 
 LISTED = 2_000  # rows of a table on the page: a browser still sorts and filters them at once
 MAX_PICTURES = 240  # of all categories: about 8 MB of page

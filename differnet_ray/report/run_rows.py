@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from differnet_ray import results
-from differnet_ray.data.tables import SCORED_STATUSES
 from differnet_ray.report.score_bars import Cells, cells_of
+from differnet_ray.tables import SCORED_STATUSES
 
 COLUMNS = (
     *("image_id", "uri", "member", "category", "status", "error", "anomaly_score", "score_std", "threshold"),

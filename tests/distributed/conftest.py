@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from differnet_ray.cli.fit import run_fit
 from differnet_ray.config import Recipe
-from differnet_ray.verbs import run_fit
 
 sys.path.insert(0, str(Path(__file__).parent))  # fit_jobs is imported by name
 

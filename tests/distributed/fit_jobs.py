@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
+from differnet_ray.archives.manifest import list_images, select
 from differnet_ray.config import Recipe
-from differnet_ray.data.manifest import list_images, select
-from differnet_ray.data.model_store import Backbone, ModelStore
-from differnet_ray.data.storage import canonical
-from differnet_ray.fit_category import FitJob, fit_category
-from differnet_ray.fit_flows import Effort
-from differnet_ray.fit_state import CategoryState
 from differnet_ray.model.extractor import load_backbone_weights, weights_digest
+from differnet_ray.pipeline.fit_category import FitJob, fit_category
+from differnet_ray.pipeline.fit_flows import Effort
+from differnet_ray.pipeline.fit_state import CategoryState
+from differnet_ray.storage.locations import canonical
+from differnet_ray.store.model_store import Backbone, ModelStore
 
 EPOCHS_BEFORE_A_KILL = 10
 

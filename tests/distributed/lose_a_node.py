@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 from differnet_ray.config import Recipe
 from differnet_ray.distributed.fit import fit_categories
 from differnet_ray.distributed.resources import FitPlan
-from differnet_ray.fit_state import CategoryState
+from differnet_ray.pipeline.fit_state import CategoryState
 
 
 def main(data: str, folder: str, recipe: str, ray_folder: str) -> None:

@@ -10,10 +10,10 @@ import ray
 import ray._private.state
 from ray.cluster_utils import Cluster
 
-from differnet_ray.data.manifest import list_images
-from differnet_ray.data.results import plan_run
+from differnet_ray.archives.manifest import list_images
 from differnet_ray.distributed.index import index_listing
 from differnet_ray.distributed.score import ScoreJob, ScoreProgress, models_in_use, score_archive
+from differnet_ray.results.runs import plan_run
 
 
 def main(archive: str, models: str, output: str, ray_folder: str) -> None:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from deadly_images import POISON
 from PIL import Image
 
-from differnet_ray.data.storage import join, write_bytes
+from differnet_ray.storage.files import write_bytes
+from differnet_ray.storage.locations import join
 
 PATTERN = "line {line}/{category}/{name}"
 KINDS = ("loose", "tar", "zip", "parquet")

@@ -6,9 +6,9 @@ from datetime import date
 
 import pyarrow as pa
 
-from differnet_ray.data.fetch import FetchImages
+from differnet_ray.archives.fetch import FetchImages
 from differnet_ray.distributed.score import models_in_use
-from differnet_ray.stages import ScoreImages
+from differnet_ray.pipeline.stages import ScoreImages
 
 ROWS = 64
 

@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from fit_jobs import fitted, job_of, undisturbed
 
 from differnet_ray import cli
+from differnet_ray.archives.fetch import FetchImages
+from differnet_ray.archives.manifest import list_images, select
 from differnet_ray.config import Recipe
-from differnet_ray.data.fetch import FetchImages
-from differnet_ray.data.manifest import list_images, select
-from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.storage import canonical
 from differnet_ray.errors import ModelStoreError
-from differnet_ray.fit_state import MAX_DEATHS, CategoryQueue
-from differnet_ray.stages import ScoreImages
+from differnet_ray.pipeline.fit_state import MAX_DEATHS, CategoryQueue
+from differnet_ray.pipeline.stages import ScoreImages
+from differnet_ray.storage.locations import canonical
+from differnet_ray.store.model_store import ModelStore
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 

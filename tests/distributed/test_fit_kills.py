@@ -22,11 +22,11 @@ from fit_jobs import EPOCHS_BEFORE_A_KILL, fitted, in_epochs, job_of, nothing_is
 from s3fs import S3FileSystem
 
 from differnet_ray.config import Recipe, preset
-from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.storage import exists, list_files
 from differnet_ray.distributed.fit import fit_categories
 from differnet_ray.distributed.resources import FitPlan
-from differnet_ray.fit_state import MAX_DEATHS, CategoryState
+from differnet_ray.pipeline.fit_state import MAX_DEATHS, CategoryState
+from differnet_ray.storage.files import exists, list_files
+from differnet_ray.store.model_store import ModelStore
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 EPOCHS = 200  # a few seconds, so that a kill hits the middle

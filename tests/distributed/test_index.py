@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from differnet_ray.data.index import Naming, sources_of
-from differnet_ray.data.manifest import list_images
-from differnet_ray.data.storage import canonical
+from differnet_ray.archives.index import Naming, sources_of
+from differnet_ray.archives.manifest import list_images
 from differnet_ray.distributed.index import Index, IndexProgress, index_archives
 from differnet_ray.errors import ConfigError
+from differnet_ray.storage.locations import canonical
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 

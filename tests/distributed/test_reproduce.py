@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from differnet_ray import cli
-from differnet_ray.data.tables import REPRODUCTIONS
+from differnet_ray.tables import REPRODUCTIONS
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 SIZES = [

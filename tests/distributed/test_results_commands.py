@@ -18,11 +18,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from differnet_ray import cli, redecide, results
-from differnet_ray.data import publish as publishing
-from differnet_ray.data.model_store import ModelStore
-from differnet_ray.data.storage import canonical
+from differnet_ray import cli, results
 from differnet_ray.errors import StorageError
+from differnet_ray.pipeline import redecide
+from differnet_ray.results import publish as publishing
+from differnet_ray.storage.locations import canonical
+from differnet_ray.store.model_store import ModelStore
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 DAY = "2026-01-31"

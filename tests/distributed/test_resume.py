@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 import ray.data
 
-from differnet_ray.data.manifest import list_images
-from differnet_ray.data.results import read_table
-from differnet_ray.data.storage import canonical
-from differnet_ray.data.tables import SCORES
+from differnet_ray.archives.manifest import list_images
 from differnet_ray.distributed.resume import resumable
 from differnet_ray.errors import DifferNetError
+from differnet_ray.results.runs import read_table
+from differnet_ray.storage.locations import canonical
+from differnet_ray.tables import SCORES
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 

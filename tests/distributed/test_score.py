@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from differnet_ray.data.fetch import FetchImages
-from differnet_ray.data.manifest import Listing, list_images, select
-from differnet_ray.data.results import plan_run, read_table
-from differnet_ray.data.storage import canonical
-from differnet_ray.data.tables import MAPS, SCORES
+from differnet_ray.archives.fetch import FetchImages
+from differnet_ray.archives.manifest import Listing, list_images, select
+from differnet_ray.cli.score import run_score
 from differnet_ray.distributed.index import index_listing
 from differnet_ray.distributed.score import ScoreJob, models_in_use, score_archive
-from differnet_ray.stages import MapGradients, ScoreImages
-from differnet_ray.verbs import run_score
+from differnet_ray.pipeline.stages import MapGradients, ScoreImages
+from differnet_ray.results.runs import plan_run, read_table
+from differnet_ray.storage.locations import canonical
+from differnet_ray.tables import MAPS, SCORES
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 DAY = date(2026, 1, 31)

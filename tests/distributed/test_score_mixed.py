@@ -26,11 +26,12 @@ from mixed_archive import PATTERN, make
 from PIL import Image
 from scored_without_ray import scores_without_ray
 
-from differnet_ray.data.manifest import list_images
-from differnet_ray.data.results import read_table
-from differnet_ray.data.storage import canonical, exists, join, list_files, name_of, read_bytes
-from differnet_ray.data.tables import SCORED_STATUSES, SCORES
+from differnet_ray.archives.manifest import list_images
 from differnet_ray.errors import ConfigError
+from differnet_ray.results.runs import read_table
+from differnet_ray.storage.files import exists, list_files, read_bytes
+from differnet_ray.storage.locations import canonical, join, name_of
+from differnet_ray.tables import SCORED_STATUSES, SCORES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DAY = date(2026, 2, 3)

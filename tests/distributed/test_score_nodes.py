@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from scored_without_ray import scores_without_ray
 
-from differnet_ray.data.manifest import list_images
-from differnet_ray.data.results import read_table
-from differnet_ray.data.storage import canonical
-from differnet_ray.data.tables import MAPS, SCORES
+from differnet_ray.archives.manifest import list_images
+from differnet_ray.results.runs import read_table
+from differnet_ray.storage.locations import canonical
+from differnet_ray.tables import MAPS, SCORES
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 COPIES = 20  # of each test image, so that the node is lost in the middle

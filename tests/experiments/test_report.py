@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from differnet_ray.config import preset
-from differnet_ray.data.model_store import Backbone
-from differnet_ray.data.storage import canonical
-from differnet_ray.data.tables import REPRODUCTIONS
 from differnet_ray.experiments.cells import EXPERIMENTS, Cell, CellResult, Row, cells_of
 from differnet_ray.experiments.report import Setting, write_report
 from differnet_ray.model.metrics import IMAGE_METRICS
+from differnet_ray.storage.locations import canonical
+from differnet_ray.store.model_store import Backbone
+from differnet_ray.tables import REPRODUCTIONS
 
 IMAGES = {"grid": 40, "a|b": 20}
 PRETRAINED = Backbone("alexnet", "0" * 64, pretrained=True)

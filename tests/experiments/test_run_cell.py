@@ -11,10 +11,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from differnet_ray.archives.images import decode
+from differnet_ray.archives.manifest import Listing, list_images
 from differnet_ray.config import Recipe
-from differnet_ray.data.images import decode
-from differnet_ray.data.manifest import Listing, list_images
-from differnet_ray.data.storage import canonical
 from differnet_ray.errors import FitError, StorageError
 from differnet_ray.experiments.cells import Cell, Reading
 from differnet_ray.experiments.features import FeatureStore, Floats, Part, all_parts, images_of, parts_of
@@ -24,6 +23,7 @@ from differnet_ray.model.extractor import Extractor, load_backbone_weights
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.scoring import score_image, transform_scores
 from differnet_ray.model.transforms import fixed_transforms
+from differnet_ray.storage.locations import canonical
 
 KINDS = [("train", "bank8"), ("train", "fixed"), ("train", "still"), ("test", "fixed"), ("test", "still")]
 

@@ -18,17 +18,17 @@ import pytest
 from PIL import Image
 from sklearn import metrics as oracle  # type: ignore[import-untyped]
 
-from differnet_ray.data.manifest import Listing, list_images, select
-from differnet_ray.data.masks import has_masks, mask_uri, read_mask
-from differnet_ray.data.publish import publish
-from differnet_ray.data.results import plan_run, read_table, staging, write_manifest
-from differnet_ray.data.storage import canonical
-from differnet_ray.data.tables import SCORES, STAGED, conform
+from differnet_ray.archives.manifest import Listing, list_images, select
+from differnet_ray.archives.masks import has_masks, mask_uri, read_mask
+from differnet_ray.cli.evaluate import metrics_table
 from differnet_ray.errors import ConfigError, ImageError
 from differnet_ray.model.metrics import detection_metrics
 from differnet_ray.model.pixel_metrics import aupro, pixel_auroc
 from differnet_ray.report import evaluation
-from differnet_ray.summaries import metrics_table
+from differnet_ray.results.publish import publish
+from differnet_ray.results.runs import plan_run, read_table, staging, write_manifest
+from differnet_ray.storage.locations import canonical
+from differnet_ray.tables import SCORES, STAGED, conform
 
 DAY = date(2026, 1, 31)
 MODEL = ("20260101T000000Z-aaaaaaaa", "a" * 64)

@@ -13,10 +13,10 @@ from made_runs import CATEGORIES, MEMBERS, NAMES, REASONS, SCRIPT, MadeRun, made
 from PIL import Image
 from staged_runs import a_run, manifest_of, published_run
 
-from differnet_ray.data.storage import canonical
 from differnet_ray.errors import ConfigError, StorageError
 from differnet_ray.report import run_report
 from differnet_ray.report.run_report import visible, write_run_report
+from differnet_ray.storage.locations import canonical
 
 
 @pytest.fixture(scope="module")

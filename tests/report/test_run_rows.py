@@ -10,8 +10,8 @@ import pytest
 from made_runs import CATEGORIES, made_run
 from staged_runs import DAY
 
-from differnet_ray.data import staged_run
 from differnet_ray.report.run_rows import RunRows, read_rows
+from differnet_ray.results import staged_run
 
 
 def test_rows_in_many_files_and_row_groups_are_found_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,191 @@
+"""Manifests that a user gives: a CSV, JSON Lines or Parquet file that names images, one a row.
+
+    column               of every row
+    uri                  the image, or the archive that holds it; absolute, or relative to the folder of the manifest
+    member               its name inside the archive; an archive itself is a location, not a row
+    offset, size         of the image in bytes; the offset only inside a tar
+    etag                 changes when the content does
+    category             product category
+    captured_at          ISO 8601 or a timestamp; UTC where it names no zone
+    any other            becomes an attribute, as text; split and defect are such columns
+
+All but `uri` are optional, and so is every value of theirs. What the manifest does not say stays null.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from differnet_ray.archives.members import ARCHIVE_SUFFIXES, archive_kind
+from differnet_ray.errors import ConfigError
+from differnet_ray.storage.files import read_bytes
+from differnet_ray.storage.locations import canonical
+
+_UTC = pa.timestamp("us", tz="UTC")
+COLUMNS = {
+    "uri": pa.string(),
+    "member": pa.string(),
+    "offset": pa.int64(),
+    "size": pa.int64(),
+    "etag": pa.string(),
+    "category": pa.string(),
+    "captured_at": _UTC,
+}
+_EXPECTED = f"expected a column uri, and optionally {', '.join(name for name in COLUMNS if name != 'uri')} and attributes"
+
+
+@dataclass(frozen=True)
+class GivenImage:
+    """An image as a manifest names it; the columns of the manifest, None where it does not say."""
+
+    uri: str
+    member: str | None = None
+    offset: int | None = None
+    size: int | None = None
+    etag: str | None = None
+    category: str | None = None
+    captured_at: datetime | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+def is_manifest(uri: str) -> bool:
+    """Whether the name of a file is that of a manifest."""
+    return uri.lower().endswith(tuple(_READERS))
+
+
+def read_manifest(uri: str) -> Iterator[GivenImage]:
+    """Reads the images that a manifest names.
+
+    Args:
+        uri: canonical URI of the manifest.
+
+    Raises:
+        ConfigError: the file is malformed, has no rows or no column `uri`, or a row cannot be an image.
+        FileNotFoundError: there is none.
+        StorageError: it cannot be read.
+    """
+    folder = uri.rpartition("/")[0]
+    for n, (columns, attributes) in enumerate(rows_of(_parse(uri), uri, COLUMNS)):
+        try:
+            columns["uri"] = _resolved(columns["uri"], folder)
+            image = GivenImage(**columns, attributes=attributes)
+            _check(image)
+        except ConfigError as error:
+            raise ConfigError(f"{uri}, row {n + 1}: {error}") from error
+        yield image
+
+
+def rows_of(table: pa.Table, uri: str, known: Mapping[str, pa.DataType]) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """The rows of a table that names images.
+
+    Args:
+        table: of any columns.
+        uri: of its file.
+        known: columns that have a meaning, and their types.
+
+    Yields:
+        The known columns of each row, empty text as null; and those of the others that are not null, as text.
+
+    Raises:
+        ConfigError: a known column has values of another type.
+    """
+    names = [name for name in known if name in table.column_names]
+    given = [_as(table[name], name, known[name], uri).to_pylist() for name in names]
+    others = [name for name in table.column_names if name not in known]
+    texts = [_as(table[name], name, pa.string(), uri).to_pylist() for name in others]
+    for n in range(table.num_rows):
+        columns = {name: None if values[n] == "" else values[n] for name, values in zip(names, given, strict=True)}
+        yield columns, {name: values[n] for name, values in zip(others, texts, strict=True) if values[n] is not None}
+
+
+def _parse(uri: str) -> pa.Table:
+    data = pa.BufferReader(read_bytes(uri))
+    suffix, read = next((suffix, read) for suffix, read in _READERS.items() if uri.lower().endswith(suffix))
+    try:
+        table = read(data)
+    except (pa.ArrowException, OSError, ValueError) as error:  # all of them mean the content: it is in memory
+        raise ConfigError(f"{uri} cannot be read as {suffix}: {error}; {_EXPECTED}") from error
+    if "uri" not in table.column_names or len(set(table.column_names)) < table.num_columns:
+        raise ConfigError(f"{uri} has the columns {', '.join(table.column_names)}: {_EXPECTED}, each once")
+    if table.num_rows == 0:
+        raise ConfigError(f"{uri} has no rows: expected one for each image")
+    return table
+
+
+def _read_csv(data: pa.NativeFile) -> pa.Table:
+    names = pyarrow.csv.open_csv(data).schema.names
+    data.seek(0)
+    as_text = pyarrow.csv.ConvertOptions(  # types would be guessed: 0042 is a category, NA may be one
+        column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""]
+    )
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    return pyarrow.csv.read_csv(data, parse_options=parse, convert_options=as_text)
+
+
+def _read_json(data: pa.NativeFile) -> pa.Table:
+    table = pyarrow.json.read_json(data)
+    times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    if not times:
+        return table
+    data.seek(0)  # text that looks like a time is text all the same
+    as_text = pa.schema([(name, pa.string()) for name in times])
+    return pyarrow.json.read_json(data, parse_options=pyarrow.json.ParseOptions(explicit_schema=as_text))
+
+
+_READERS: dict[str, Callable[[pa.NativeFile], pa.Table]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".parquet": pyarrow.parquet.read_table,
+}
+
+
+def _as(column: pa.ChunkedArray, name: str, kind: pa.DataType, uri: str) -> pa.ChunkedArray:
+    """The column with the values that its name calls for; nested ones become JSON where text is expected."""
+    try:
+        if pa.types.is_nested(column.type) and kind == pa.string():
+            texts = (None if value is None else json.dumps(value, default=str) for value in column.to_pylist())
+            return pa.chunked_array([pa.array(texts, kind)])
+        if kind == _UTC and not pa.types.is_timestamp(column.type):
+            return pa.chunked_array([pa.array(map(_moment, column.to_pylist()), kind)])
+        return column.cast(kind, safe=kind != _UTC)  # of nanoseconds, the microseconds will do
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise ConfigError(f"{uri}: column {name!r} of type {column.type}, expected {kind}: {error}") from error
+
+
+def _moment(value: Any) -> datetime | None:
+    if value is None:
+        return None
+    moment = datetime.fromisoformat(str(value))
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _resolved(uri: str | None, folder: str) -> str:
+    if not uri:
+        raise ConfigError("no uri: expected that of an image")
+    if "://" not in uri and not uri.startswith("/"):
+        scheme, path = folder.split("://", 1)
+        uri = f"{scheme}://{posixpath.normpath(posixpath.join(path, uri))}"
+    return canonical(uri)
+
+
+def _check(image: GivenImage) -> None:
+    archive = archive_kind(image.uri)
+    if archive and not image.member:
+        raise ConfigError(f"{image.uri} is an archive: expected the column member, or the archive itself as a location")
+    if image.member and not archive:
+        raise ConfigError(f"{image.uri} has a member, but is no archive: expected {', '.join(ARCHIVE_SUFFIXES)}")
+    if image.offset is not None and archive not in ("tar", "parquet"):
+        raise ConfigError(f"an offset in {image.uri}: expected one only for members of a .tar or rows of a .parquet")
+    if (image.offset or 0) < 0 or (image.size or 0) < 0:
+        raise ConfigError(f"offset {image.offset}, size {image.size}: expected 0 or more bytes")

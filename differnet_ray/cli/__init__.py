@@ -1,0 +1,49 @@
+"""DOOR: the command `differnet-ray`, a file for each verb.
+
+Heavy modules are imported inside the verbs, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from differnet_ray import __version__
+from differnet_ray.cli import doctor, evaluate, fit, models, redecide, report, reproduce, schemas, score, verify
+from differnet_ray.cli.demo import demo
+from differnet_ray.errors import EXIT_INTERRUPTED, DifferNetError
+
+
+class Door(click.Group):
+    """Prints our errors without a traceback and exits with their code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the verb."""
+        try:
+            return super().invoke(ctx)
+        except DifferNetError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted: the same command goes on where it was.", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+@click.group(cls=Door, context_settings={"max_content_width": 110})
+@click.version_option(__version__)
+def main() -> None:
+    """Finds parts that look wrong, where, and how sure, from pictures of good parts alone."""
+
+
+main.add_command(fit.fit)
+main.add_command(score.score)
+main.add_command(evaluate.evaluate)
+main.add_command(reproduce.reproduce)
+main.add_command(models.models)
+main.add_command(schemas.schemas)
+main.add_command(doctor.doctor)
+main.add_command(demo.demo)
+main.add_command(redecide.redecide)
+main.add_command(verify.verify)
+main.add_command(report.report)

@@ -1,1 +1,0 @@
-"""ROOM 2: Arrow and storage. No torch, no Ray."""

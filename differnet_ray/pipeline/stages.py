@@ -1,0 +1,218 @@
+"""BRIDGE between Arrow and tensors: what the scoring job does to a batch of rows.
+
+    manifest rows -> FetchImages (archives/fetch.py) -> FETCHED -> ScoreImages -> SCORED -> MapGradients -> STAGED
+
+Each stage is a plain class: plain values into `__init__`, a table into `__call__`, a table of the same rows out. It knows
+no Ray. A bad image is a row with a status and a reason; a bad model raises.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from differnet_ray.errors import ModelStoreError, WeightsError
+from differnet_ray.model.calibration import conformal_p_values
+from differnet_ray.model.differnet import DifferNet
+from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.flow import Flow
+from differnet_ray.model.gradient_map import gradient_map
+from differnet_ray.model.scoring import score_image
+from differnet_ray.model.transforms import TransformSet
+from differnet_ray.results.overlay import overlay
+from differnet_ray.store.model_store import Arrays, ModelStore, StoredModel
+from differnet_ray.tables import SCORED, STAGED, extend, status_of
+from differnet_ray.threads import map_ahead
+
+Maps = Literal["none", "flagged", "all"]
+MODELS_IN_MEMORY = 4  # flows of the paper's size take 0.7 GB each
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to score, with its record."""
+
+    net: DifferNet
+    stored: StoredModel
+
+
+class LoadedModels:
+    """The models of a process: loaded when first needed, the least recently used put away, backbones shared.
+
+    Args:
+        models: canonical URI of the model store.
+        versions: category to version.
+        device: such as `cpu` or `cuda`.
+
+    Raises:
+        ModelStoreError: on first use: the model is missing, damaged or no network of its recipe.
+    """
+
+    def __init__(self, models: str, versions: Mapping[str, str], device: str) -> None:
+        self.store, self.versions, self.device = ModelStore(models), versions, device
+        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._extractors: dict[tuple[Any, ...], Extractor] = {}
+
+    def __getitem__(self, category: str) -> LoadedModel:
+        if category not in self._loaded:
+            while len(self._loaded) >= MODELS_IN_MEMORY:
+                self._loaded.popitem(last=False)
+            self._loaded[category] = self._load(category)
+        self._loaded.move_to_end(category)
+        return self._loaded[category]
+
+    def _load(self, category: str) -> LoadedModel:
+        stored = self.store.load(category, self.versions[category])
+        config = stored.recipe.extractor
+        key = (stored.backbone.digest, config)
+        try:
+            if key not in self._extractors:
+                self._extractors[key] = Extractor(config, as_tensors(stored.weights))
+            flow = Flow(config.n_features, stored.recipe.flow, seed=None)
+            flow.load_state_dict(as_tensors(stored.flow), assign=True)
+            transforms, pooled = TransformSet(**stored.transforms), stored.recipe.transforms.pooled
+        except (WeightsError, RuntimeError, TypeError, ValueError) as error:
+            why = " ".join(str(error).split())  # torch writes an indented list
+            raise ModelStoreError(
+                f"{category} {stored.version} in {self.store.uri} is whole, but no network of its recipe: {why}; fit again"
+            ) from error
+        net = DifferNet(self._extractors[key], flow, transforms, pooled=pooled)
+        return LoadedModel(net.requires_grad_(False).eval().to(self.device), stored)
+
+
+class ScoreImages:
+    """Scores fetched images, eq. 5, and decides, eq. 6.
+
+    Args:
+        models: canonical URI of the model store.
+        versions: category to version.
+        n_transforms: score with the first so many transforms of each model; all if None.
+        maps: which rows keep their pixels for a gradient map: none, flagged (review and anomalous) or all scored ones.
+        dt: day of the rows' partition.
+        run_id: the run that the rows belong to.
+        device: such as `cpu` or `cuda`.
+        threads: images that are scored at the same time; changes no result.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: str,
+        versions: Mapping[str, str],
+        n_transforms: int | None,
+        maps: Maps,
+        dt: date,
+        run_id: str,
+        device: str,
+        threads: int = 1,
+    ) -> None:
+        self.models, self.threads = LoadedModels(models, versions, device), threads
+        self.n_transforms, self.maps, self.dt, self.run_id = n_transforms, maps, dt, run_id
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows of `tables.FETCHED` -> the same rows of `tables.SCORED`."""
+        columns = (rows[name].to_pylist() for name in ("category", "pixels", "status", "error"))
+        images = (  # models are loaded here, by one thread
+            (None if pixels is None else self.models[category], pixels, status, error)
+            for category, pixels, status, error in zip(*columns, strict=True)
+        )
+        scored = list(map_ahead(lambda image: self._score(*image), images, self.threads))
+        rows = rows.rename_columns({"size": "bytes"}).drop_columns(["offset", "pixels", "status", "error"])
+        rows = rows.append_column("dt", pa.repeat(pa.scalar(self.dt), rows.num_rows))
+        rows = rows.append_column("run_id", pa.repeat(pa.scalar(self.run_id), rows.num_rows))
+        return extend(rows, scored, SCORED)
+
+    def _score(self, model: LoadedModel | None, pixels: bytes, status: str | None, error: str | None) -> dict[str, Any]:
+        if model is None:
+            return {"status": status, "error": error, "pixels": None}
+        stored, decision = model.stored, model.stored.decision
+        score = score_image(model.net, _image(pixels, stored), self.n_transforms)
+        row: dict[str, Any] = {
+            "model_version": stored.version,
+            "model_digest": stored.digest,
+            "scored_at": datetime.now(UTC),
+            "pixels": None,
+        }
+        if not np.isfinite(score.anomaly_score):
+            return row | {"status": "failed", "error": f"the anomaly score is {score.anomaly_score}"}
+        status = status_of(score.anomaly_score, decision.threshold, decision.review_threshold)
+        wanted = self.maps == "all" or (self.maps == "flagged" and status != "ok")
+        p_value = conformal_p_values(stored.calibration["anomaly_score"].to_numpy(), np.array([score.anomaly_score]))[0]
+        return row | {
+            "status": status,
+            "anomaly_score": score.anomaly_score,
+            "score_std": score.score_std,
+            "n_transforms": score.n_transforms,
+            "threshold": decision.threshold,
+            "review_threshold": decision.review_threshold,
+            "p_value": p_value,
+            "pixels": pixels if wanted else None,
+        }
+
+
+class MapGradients:
+    """Adds gradient maps, eq. 7, to the rows that kept their pixels.
+
+    Args:
+        models: canonical URI of the model store.
+        versions: category to version.
+        device: such as `cpu` or `cuda`.
+        overlays: add pictures of the images with their maps over them, as PNG.
+        threads: images that are mapped at the same time; changes no result.
+    """
+
+    def __init__(
+        self, *, models: str, versions: Mapping[str, str], device: str, overlays: bool = False, threads: int = 1
+    ) -> None:
+        self.models, self.overlays, self.threads = LoadedModels(models, versions, device), overlays, threads
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows of `tables.SCORED` -> the same rows of `tables.STAGED`."""
+        images = (
+            (None if pixels is None else self.models[category], pixels)
+            for category, pixels in zip(rows["category"].to_pylist(), rows["pixels"].to_pylist(), strict=True)
+        )
+        mapped = list(map_ahead(lambda image: self._map(*image), images, self.threads))
+        return extend(rows.drop_columns(["pixels", "peak_x", "peak_y", "area_fraction"]), mapped, STAGED)
+
+    def _map(self, model: LoadedModel | None, pixels: bytes) -> dict[str, Any]:
+        if model is None:
+            return {}
+        stored = model.stored
+        image = _image(pixels, stored)
+        gradient = gradient_map(model.net, image, stored.recipe.maps).cpu().numpy()
+        gradient = gradient / stored.decision.map_unit
+        height, width = gradient.shape
+        peak_row, peak_column = np.unravel_index(gradient.argmax(), gradient.shape)
+        limit = np.finfo(np.float16).max
+        return {
+            "peak_x": (peak_column + 0.5) / width,
+            "peak_y": (peak_row + 0.5) / height,
+            "area_fraction": float((gradient > 1).mean()),
+            "map_height": height,
+            "map_width": width,
+            "gradient_map": gradient.clip(0, limit).astype("<f2").tobytes(),
+            "overlay_png": overlay(image.numpy(), gradient) if self.overlays else None,
+        }
+
+
+def as_tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+    """Arrays of the model store as tensors that own their memory."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def best_device() -> str:
+    """`cuda` where this process sees a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _image(pixels: bytes, stored: StoredModel) -> torch.Tensor:
+    size = stored.recipe.extractor.image_size
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(size, size, 3)

@@ -1,0 +1,355 @@
+"""The declared tables: what each column is, and `conform`, through which every row passes before it is stored.
+
+Types are plain (no extension types), so that DuckDB, Polars, pandas, Spark and Trino read them as they are. The columns
+of `partition_by` are in the folder names (`dt=2026-01-31/category=screw`), as in every Hive-style table, and not again in
+the files: readers that find them twice with different types refuse the table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from differnet_ray.errors import ConfigError, TableError
+
+STATUSES = ("ok", "review", "anomalous", "unreadable", "unsupported", "too_large", "missing", "no_model", "failed")
+SCORED_STATUSES = ("ok", "review", "anomalous")
+LONGEST_FOLDER = 255 - len("category=")  # bytes of a percent-encoded category in the name of its partition
+_CATEGORY_NAME = re.compile(r"[^/\\\x00-\x1f=]{1,100}")
+_RESERVED = ("backbones",)
+
+_ATTRIBUTES = pa.map_(pa.string(), pa.string())
+_UTC = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A published table.
+
+    Attributes:
+        name: of the table and of its contract `schemas/NAME.json`.
+        version: of the schema; grows when the contract changes.
+        schema: all columns, in order, partition columns included.
+        partition_by: the columns that are folder names.
+    """
+
+    name: str
+    version: int
+    schema: pa.Schema
+    partition_by: tuple[str, ...] = ()
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        """The columns that the files hold."""
+        return pa.schema([field for field in self.schema if field.name not in self.partition_by])
+
+    def contract(self) -> dict[str, Any]:
+        """The published contract, as it stands in `schemas/NAME.json`."""
+        return {
+            "table": self.name,
+            "version": self.version,
+            "partition_by": list(self.partition_by),
+            "columns": [
+                {
+                    "name": field.name,
+                    "type": _type_name(field.type),
+                    "nullable": field.nullable,
+                    "unit": (field.metadata.get(b"unit") or b"").decode() or None,
+                    "description": field.metadata[b"description"].decode(),
+                }
+                for field in self.schema
+            ],
+        }
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if pa.types.is_map(kind):
+        return f"map<{_type_name(kind.key_type)}, {_type_name(kind.item_type)}>"
+    return str(kind)
+
+
+def _field(name: str, kind: pa.DataType, description: str, *, null: bool = False, unit: str = "") -> pa.Field:
+    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=null, metadata=metadata)
+
+
+_IMAGE = [
+    _field("image_id", pa.string(), "128-bit hex digest of canonical URI and member; the same image keeps it for ever"),
+    _field("uri", pa.string(), "canonical URI of the image file, or of the archive that holds it"),
+    _field("member", pa.string(), "name inside the archive; null for a loose file", null=True),
+    _field("category", pa.string(), "product category; names the model that scores the image"),
+]
+_ATTRIBUTE_FIELDS = [
+    _field("captured_at", _UTC, "when the picture was taken, where that is known", null=True),
+    _field("attributes", _ATTRIBUTES, "further names from the path, such as line, split or defect"),
+]
+_ETAG = _field("etag", pa.string(), "of the file when it was listed; changes when its content does", null=True)
+
+MANIFEST = Table(
+    "manifest",
+    1,
+    pa.schema(
+        [
+            *_IMAGE,
+            _field(
+                "offset",
+                pa.int64(),
+                "where the member begins in the archive; null for a loose file, and in tar.gz and zip",
+                null=True,
+                unit="bytes",
+            ),
+            _field("size", pa.int64(), "size of the image file or member", null=True, unit="bytes"),
+            _ETAG,
+            *_ATTRIBUTE_FIELDS,
+        ]
+    ),
+)
+
+SCORES = Table(
+    "scores",
+    1,
+    pa.schema(
+        [
+            *_IMAGE,
+            _field("dt", pa.date32(), "the day that the run was asked for"),
+            *_ATTRIBUTE_FIELDS,
+            _field("status", pa.string(), "one of " + ", ".join(STATUSES)),
+            _field("error", pa.string(), "why the image has no score; null where it has one", null=True),
+            _field(
+                "anomaly_score",
+                pa.float64(),
+                "mean of z^2 over transforms and dimensions; about 1 for a normal image",
+                null=True,
+            ),
+            _field("score_std", pa.float64(), "standard deviation of the score over the transforms", null=True),
+            _field("n_transforms", pa.int16(), "transforms that the score is the mean of", null=True),
+            _field("threshold", pa.float64(), "a score at or over it is anomalous", null=True),
+            _field("review_threshold", pa.float64(), "a score from here to the threshold is for review", null=True),
+            _field(
+                "p_value",
+                pa.float64(),
+                "conformal: share of unseen good images that score as high",
+                null=True,
+                unit="1",
+            ),
+            _field(
+                "peak_x",
+                pa.float64(),
+                "where the gradient map is largest, from the left",
+                null=True,
+                unit="fraction of the width",
+            ),
+            _field(
+                "peak_y",
+                pa.float64(),
+                "where the gradient map is largest, from the top",
+                null=True,
+                unit="fraction of the height",
+            ),
+            _field(
+                "area_fraction",
+                pa.float64(),
+                "share of the gradient map that is over 1",
+                null=True,
+                unit="fraction of the image",
+            ),
+            _field("width", pa.int32(), "of the image as stored, after EXIF orientation", null=True, unit="pixels"),
+            _field("height", pa.int32(), "of the image as stored, after EXIF orientation", null=True, unit="pixels"),
+            _field("bytes", pa.int64(), "size of the image file or member", null=True, unit="bytes"),
+            _ETAG,
+            _field("model_version", pa.string(), "version in the model store; null where there is no model", null=True),
+            _field("model_digest", pa.string(), "SHA-256 of all in the model that decides scores", null=True),
+            _field("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
+            _field("scored_at", _UTC, "when the score was computed", null=True),
+        ]
+    ),
+    partition_by=("dt", "category"),
+)
+
+_MAP = [
+    _field("map_height", pa.int16(), "rows of the map", unit="pixels"),
+    _field("map_width", pa.int16(), "columns of the map", unit="pixels"),
+    _field(
+        "gradient_map",
+        pa.binary(),
+        "float16, row-major, little-endian; 1 is what 1 % of the pixels of unseen good images exceed",
+        unit="map units of the model",
+    ),
+    _field("overlay_png", pa.binary(), "the image with its map over it, where it was asked for", null=True),
+]
+
+MAPS = Table(
+    "maps",
+    1,
+    pa.schema(
+        [
+            _IMAGE[0],
+            _field("category", pa.string(), "product category"),
+            _field("dt", pa.date32(), "the day that the run was asked for"),
+            _field("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
+            *_MAP,
+        ]
+    ),
+    partition_by=("dt", "category"),
+)
+
+RUNS = Table(
+    "runs",
+    2,
+    pa.schema(
+        [
+            _field("schema_version", pa.int32(), "version of this contract"),
+            _field("run_id", pa.string(), "name of the run"),
+            _field("dt", pa.date32(), "the day that the run was asked for"),
+            _field("fingerprint", pa.string(), "SHA-256 of listing, models and every option that changes a result"),
+            _field(
+                "listing_digest",
+                pa.string(),
+                "SHA-256 of the images' ids, sizes and etags; of runs after `redecide`",
+            ),
+            _field("options", pa.map_(pa.string(), pa.string()), "the resolved options"),
+            _field("models", pa.map_(pa.string(), pa.string()), "category to model version"),
+            _field("model_digests", pa.map_(pa.string(), pa.string()), "category to model digest"),
+            _field("libraries", pa.map_(pa.string(), pa.string()), "versions of this package and what it computes with"),
+            _field("n_images", pa.int64(), "images of the manifest"),
+            _field(
+                "skipped",
+                pa.map_(pa.string(), pa.int64()),
+                "files that are not in the manifest, by reason: hidden, mask, not an image, no category, and others; since "
+                "version 2",
+                null=True,
+            ),
+            _field("counts", pa.map_(pa.string(), pa.int64()), "images by status; their sum is n_images"),
+            _field("category_counts", pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())), "the same by category"),
+            _field("n_maps", pa.int64(), "gradient maps written"),
+            _field("started_at", _UTC, "when the run began"),
+            _field("finished_at", _UTC, "when it was published"),
+        ]
+    ),
+)
+
+CALIBRATION = Table(
+    "calibration",
+    1,
+    pa.schema(
+        [
+            _IMAGE[0],
+            _field("uri", pa.string(), "canonical URI of a good image that the scoring flow had not seen"),
+            _field("anomaly_score", pa.float64(), "its score"),
+            _field("score_std", pa.float64(), "standard deviation of its score over the transforms"),
+        ]
+    ),
+)
+
+REPRODUCTIONS = Table(
+    "reproductions",
+    1,
+    pa.schema(
+        [
+            _field("experiment", pa.string(), "table1, table2, ablation, shots or multimodal"),
+            _field("row", pa.string(), "row of the paper's table or point of its figure"),
+            _field("category", pa.string(), "product category that was scored"),
+            _field("method", pa.string(), "differnet, one_class_svm or nearest_neighbour"),
+            _field("seed", pa.int64(), "of weights, order and subset"),
+            _field("n_train", pa.int64(), "good images that were fitted on"),
+            _field("n_good", pa.int64(), "good test images"),
+            _field("n_anomalous", pa.int64(), "anomalous test images"),
+            _field("n_transforms", pa.int16(), "transforms that a score is the mean of"),
+            _field("auroc", pa.float64(), "area under the ROC curve of images, last epoch", unit="1"),
+            _field("average_precision", pa.float64(), "area under the precision-recall curve", unit="1"),
+            _field("f1_max", pa.float64(), "largest F1 over all thresholds", unit="1"),
+            _field("recall_at_zero_fpr", pa.float64(), "share of defects found without a false alarm", unit="1"),
+            _field("recall_at_1_percent_fpr", pa.float64(), "share of defects found at 1 % false alarms", unit="1"),
+            _field(
+                "best_epoch_auroc",
+                pa.float64(),
+                "largest AUROC of the epochs that were evaluated; chosen on the test set, so an overestimate",
+                null=True,
+                unit="1",
+            ),
+            _field("published_auroc", pa.float64(), "what the paper printed", null=True, unit="1"),
+            _field("seconds", pa.float64(), "time of the fit and all its readings", unit="s"),
+        ]
+    ),
+)
+
+TABLES = (MANIFEST, SCORES, MAPS, RUNS, CALIBRATION, REPRODUCTIONS)
+
+# What flows between the stages (docs: "what flows"). A finished row never loses its id.
+FETCHED = pa.schema(
+    [
+        *MANIFEST.schema,
+        pa.field("status", pa.string()),  # null: not decided yet
+        pa.field("error", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("pixels", pa.binary()),  # uint8 RGB, size x size x 3; null where the image cannot be used
+    ]
+)
+SCORED = pa.schema([*SCORES.schema, pa.field("pixels", pa.binary())])  # pixels only where a map is wanted
+STAGED = pa.schema([*SCORES.schema, *(field.with_nullable(True) for field in _MAP)])
+
+
+def status_of(anomaly_score: float, threshold: float, review_threshold: float) -> str:
+    """The status of a score, eq. 6: at or over the threshold it is anomalous, from the review threshold on for review."""
+    if anomaly_score >= threshold:
+        return "anomalous"
+    return "review" if anomaly_score >= review_threshold else "ok"
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the columns of the schema, in its order and types.
+
+    Raises:
+        TableError: a column is missing, unknown, null where it must not be, or of a type that does not cast safely.
+    """
+    if len(set(table.column_names)) != table.num_columns:
+        raise TableError(f"a column name stands twice among {table.column_names}")
+    missing = [name for name in schema.names if name not in table.column_names]
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if missing or unknown:
+        raise TableError(f"columns do not match the schema: missing {missing}, unknown {unknown}")
+    columns = []
+    for field in schema:
+        column = table[field.name]
+        if column.null_count and not field.nullable:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise TableError(f"column {field.name!r} is null in row {row}, expected a value of type {field.type}")
+        try:
+            columns.append(column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise TableError(f"column {field.name!r} has type {column.type}, expected {field.type}: {error}") from error
+    return pa.table(columns, schema=schema)
+
+
+def extend(rows: pa.Table, extra: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows with the schema's further columns, taken from one mapping per row; what a mapping leaves out is null.
+
+    Raises:
+        TableError: the result does not have the schema.
+    """
+    added = pa.schema([schema.field(name).with_nullable(True) for name in schema.names if name not in rows.column_names])
+    new = pa.Table.from_pylist(list(extra), schema=added)
+    for name in added.names:
+        rows = rows.append_column(added.field(name), new[name])
+    return conform(rows, schema)
+
+
+def check_category(name: str) -> None:
+    """Refuses names that cannot be a folder of the model store and a partition of the tables.
+
+    Raises:
+        ConfigError: the name is empty, too long, reserved, starts with `.` or `_`, or holds a slash, `=` or control character.
+    """
+    fits = bool(_CATEGORY_NAME.fullmatch(name)) and len(quote(name, safe="")) <= LONGEST_FOLDER
+    if not fits or name[0] in "._" or name in _RESERVED:
+        raise ConfigError(
+            f"category {name!r} is not a usable name: expected 1 to 100 characters without / \\ = or control characters, "
+            f"not beginning with . or _, and not {', '.join(_RESERVED)}"
+        )

@@ -1,0 +1,115 @@
+"""What the options of `fit` make of the images, without a run of Ray: the job that would be started."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from differnet_ray import cli
+from differnet_ray.distributed import fit, resources
+from differnet_ray.pipeline.fit_category import FitJob
+from differnet_ray.pipeline.fit_state import CategoryState
+
+
+@pytest.fixture
+def job_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., FitJob]:
+    """The job that a command starts."""
+    jobs: list[FitJob] = []
+
+    def start(job: FitJob, categories: list[str], plan: Any, on_progress: Any) -> dict[str, CategoryState]:
+        jobs.append(job)
+        return {category: CategoryState(status="failed", error="not started") for category in categories}
+
+    @contextmanager
+    def no_cluster() -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(fit, "fit_categories", start)
+    monkeypatch.setattr(resources, "cluster", no_cluster)
+    monkeypatch.setattr(resources, "plan_fit", lambda *_, **__: None)
+
+    def job_of(*arguments: object) -> FitJob:
+        options = ["fit", "--models", tmp_path / "models", "--backbone-weights", "random", *arguments]
+        result = CliRunner().invoke(cli.main, [str(option) for option in options])
+        assert result.exit_code == 1, result.output
+        assert "not started" in result.output
+        return jobs[-1]
+
+    return job_of
+
+
+def categories(job: FitJob) -> Counter[str]:
+    return Counter(job.listing.table["category"].to_pylist())
+
+
+def test_a_data_set_is_split_into_good_training_and_labelled_test_images(job_of: Callable[..., FitJob], factory: Path) -> None:
+    job = job_of("--data", factory)
+    assert categories(job) == {"lid": 12, "plate": 12}
+    assert job.test.table.num_rows == 16
+    assert job_of("--data", factory, "--no-test").test.table.num_rows == 0
+    assert categories(job_of("--data", factory, "--category", "lid")) == {"lid": 12}
+
+
+def test_few_shots_are_drawn_from_the_seed(job_of: Callable[..., FitJob], factory: Path) -> None:
+    first, again, other = (job_of("--data", factory, "--shots", 5, "--seed", seed) for seed in (1, 1, 2))
+    assert categories(first) == {"lid": 5, "plate": 5}
+    assert first.listing.digest() == again.listing.digest() != other.listing.digest()
+    assert first.fingerprint("lid") != job_of("--data", factory, "--seed", 1).fingerprint("lid")
+
+
+def test_all_categories_together_are_one(job_of: Callable[..., FitJob], factory: Path) -> None:
+    job = job_of("--data", factory, "--together", "everything", "--shots", 3)
+    assert categories(job) == {"everything": 6}
+    assert set(job.test.table["category"].to_pylist()) == {"everything"}
+
+
+def test_a_manifest_names_images_to_train_on(job_of: Callable[..., FitJob], factory: Path, tmp_path: Path) -> None:
+    good = sorted((factory / "lid" / "train" / "good").iterdir())
+    defects = sorted((factory / "lid" / "test" / "dent").iterdir())
+    manifest = tmp_path / "images.csv"
+    with manifest.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["uri", "category", "split", "defect"])
+        rows.writerows([path, "covers", "", ""] for path in good[:6])
+        rows.writerows([path, "covers", "train", "good"] for path in good[6:8])
+        rows.writerows([path, "covers", "test", "dent"] for path in defects)
+    job = job_of("--manifest", manifest)
+    assert categories(job) == {"covers": 8}
+    assert job.test.table.num_rows == 4
+
+
+def test_work_of_a_killed_run_goes_where_it_shall_not_resume(
+    job_of: Callable[..., FitJob], factory: Path, tmp_path: Path
+) -> None:
+    job = job_of("--data", factory)
+    work = tmp_path / "models" / "_fit" / f"lid-{job.fingerprint('lid')[:16]}"
+    work.mkdir(parents=True)
+    (work / "images.json").write_text("{}")
+    job_of("--data", factory)
+    assert work.exists()
+    job_of("--data", factory, "--no-resume")
+    assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--data or --manifest"),
+        (["--data", "{data}", "--manifest", "{data}"], "not both"),
+        (["--data", "{data}", "--together", "a/b"], "'a/b' is not a usable name"),
+        (["--data", "{data}", "--gpus-per-fit", "1.5"], "--gpus-per-fit 1.5: expected a share"),
+        (["--data", "{data}", "--patience", "0"], "patience = 0"),
+        (["--data", "{data}", "--shots", "1"], "--shots"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: list[str], words: str, factory: Path, tmp_path: Path) -> None:
+    arguments = [option.format(data=factory) for option in options]
+    result = CliRunner().invoke(cli.main, ["fit", "--models", str(tmp_path), "--backbone-weights", "random", *arguments])
+    assert (result.exit_code, words in result.output) == (2, True), result.output

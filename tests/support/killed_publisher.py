@@ -1,0 +1,28 @@
+"""A publication in a process of its own, which says when it begins, so that it can be killed in the middle."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+
+from staged_runs import LIBRARIES
+
+from differnet_ray.results.publish import publish
+from differnet_ray.results.runs import Run
+
+
+def begin(output: str, run: Run) -> BaseProcess:
+    """Returns a process that has begun to publish a staged run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["differnet_ray.results.publish"])
+    begun = context.Event()
+    process = context.Process(target=_publish, args=(begun, output, run))
+    process.start()
+    assert begun.wait(60)
+    return process
+
+
+def _publish(begun: Event, output: str, run: Run) -> None:
+    begun.set()
+    publish(output, run, LIBRARIES)
