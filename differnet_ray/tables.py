@@ -113,7 +113,7 @@ MANIFEST = Table(
 
 SCORES = Table(
     "scores",
-    1,
+    2,
     pa.schema(
         [
             *_IMAGE,
@@ -167,6 +167,12 @@ SCORES = Table(
             _field("model_digest", pa.string(), "SHA-256 of all in the model that decides scores", null=True),
             _field("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
             _field("scored_at", _UTC, "when the score was computed", null=True),
+            _field(
+                "scored_by",
+                pa.string(),
+                "the run that computed the score: another one than run_id after `redecide`; since version 2",
+                null=True,
+            ),
         ]
     ),
     partition_by=("dt", "category"),
@@ -201,7 +207,7 @@ MAPS = Table(
 
 RUNS = Table(
     "runs",
-    2,
+    3,
     pa.schema(
         [
             _field("schema_version", pa.int32(), "version of this contract"),
@@ -228,6 +234,12 @@ RUNS = Table(
             _field("counts", pa.map_(pa.string(), pa.int64()), "images by status; their sum is n_images"),
             _field("category_counts", pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())), "the same by category"),
             _field("n_maps", pa.int64(), "gradient maps written"),
+            _field(
+                "replaced",
+                pa.map_(pa.string(), pa.int64()),
+                "run to rows that it lost to this one: of the same images, or with --replace all of the day; since version 3",
+                null=True,
+            ),
             _field("started_at", _UTC, "when the run began"),
             _field("finished_at", _UTC, "when it was published"),
         ]

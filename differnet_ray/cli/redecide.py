@@ -64,7 +64,15 @@ def run_redecide(
     if threshold is not None and not 0 < threshold < math.inf:
         raise ConfigError(f"--threshold {threshold:g}: expected a score over 0")
 
-    from differnet_ray.pipeline.redecide import Limits, decided, limits_of_rate, published_files, redecide
+    from differnet_ray.pipeline.redecide import (
+        Limits,
+        Scored,
+        decided,
+        limits_of_rate,
+        limits_of_threshold,
+        published_files,
+        redecide,
+    )
     from differnet_ray.results.publish import publishing
     from differnet_ray.storage.files import check_writable
     from differnet_ray.storage.locations import canonical
@@ -75,14 +83,14 @@ def run_redecide(
     published_files(output, dt, categories)  # refuses before anything is written
     check_writable(output)
     with publishing(output, dt):
-        rows, limits = decided(output, dt, categories), {}
+        rows = decided(output, dt, categories)
+        limits: dict[str, dict[Scored, Limits]] = {}
         for of_category in rows:
-            if of_category.limits is None:
-                continue
-            if threshold is not None:
-                review = min(of_category.limits.review_threshold, threshold) if review_threshold is None else review_threshold
-                limits[of_category.category] = Limits(threshold, review)
-            elif target_fpr is not None and models is not None:
-                store = ModelStore(canonical(models))
-                limits[of_category.category] = limits_of_rate(store, of_category.category, of_category.version, target_fpr)
+            of_scored = limits.setdefault(of_category.category, {})
+            for scored in of_category.scored:
+                if threshold is not None:
+                    of_scored[scored] = limits_of_threshold(threshold, review_threshold, scored)
+                elif target_fpr is not None and models is not None:
+                    store = ModelStore(canonical(models))
+                    of_scored[scored] = limits_of_rate(store, target_fpr, of_category.category, scored)
         return redecide(output, dt, rows, limits, library_versions())

@@ -37,6 +37,7 @@ CATEGORIES_SHOWN = 8  # of those in work: images come sorted by category, so the
 @click.option("--require-models", is_flag=True, help="Refuse images of categories without a model: else they are rows.")
 @click.option("--limit", type=click.IntRange(min=1), help="Score the first N images only.")
 @click.option("--score-actors", "actors", callback=actors_between, metavar="MIN:MAX", help="Default: what suits the cluster.")
+@click.option("--replace", is_flag=True, help="The day holds this run alone; default: rows of other images stay.")
 @click.option("--resume/--no-resume", default=True, help="Go on where the same command was killed; default, or begin anew.")
 @AS_JSON
 @click.pass_context
@@ -65,6 +66,7 @@ def run_score(
     require_models: bool = False,
     actors: tuple[int, int] | None = None,
     resume: bool = True,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """`score`, checked before any work; returns the content of the run file.
 
@@ -84,10 +86,11 @@ def run_score(
         require_models: refuse images of a category without a model; else they are rows of the status `no_model`.
         actors: least and largest number of scoring actors.
         resume: go on where a killed run of the same was, and do nothing where one was published; else begin anew.
+        replace: remove all rows of other runs from the day, also of other images.
     """
     from differnet_ray.archives.index import Naming, sources_of
     from differnet_ray.archives.manifest import Listing
-    from differnet_ray.results.publish import finish_publishing
+    from differnet_ray.results.publish import publish_alone, publishing
     from differnet_ray.results.runs import NO_CATEGORY, no_category_uri, plan_run, published
     from differnet_ray.storage.files import check_writable
     from differnet_ray.storage.locations import canonical, join
@@ -135,7 +138,10 @@ def run_score(
             click.echo(f"WARNING: images without a category: {no_category_uri(output, run.run_id)} names them", err=True)
         done = published(output, run)
         if done is not None and resume:
-            finish_publishing(output, run.run_id)
+            if replace:
+                return publish_alone(output, run, done)
+            with publishing(output, dt):  # puts right what a kill has left
+                pass
             click.echo(f"run {run.run_id} has been published already, at {done['finished_at']}: nothing to do", err=True)
             return done
         job = ScoreJob(
@@ -148,6 +154,7 @@ def run_score(
             overlays=overlays,
             actors=actors,
             resume=resume,
+            replace=replace,
         )
         with Reporter("images") as reporter:
             return score_archive(job, image_sizes, lambda progress: reporter.show(_score_tasks(progress)))
@@ -174,7 +181,9 @@ def run_table(record: Mapping[str, Any]) -> str:
         [category, *(str(counts.get(status, 0)) for status in statuses), str(sum(counts.values()))]
         for category, counts in {**record["category_counts"], "all": record["counts"]}.items()
     ]
-    return f"{table(['category', *statuses, 'images'], rows)}\n\nrun {record['run_id']}, {record['n_maps']} gradient maps"
+    lines = [table(["category", *statuses, "images"], rows), "", f"run {record['run_id']}, {record['n_maps']} gradient maps"]
+    lines += [f"replaced {n:,} rows of the run {run_id}" for run_id, n in record.get("replaced", {}).items()]
+    return "\n".join(lines)
 
 
 def not_scored(record: Mapping[str, Any]) -> int:

@@ -50,6 +50,7 @@ class ScoreJob:
         actors: least and largest number of scoring actors; None: what suits the cluster.
         batch_size: images that an actor takes at a time; changes no result.
         resume: keep the rows that a killed run of the same finished.
+        replace: remove all rows of other runs from the day.
     """
 
     run: Run
@@ -62,6 +63,7 @@ class ScoreJob:
     actors: tuple[int, int] | None = None
     batch_size: int = ROWS_PER_BLOCK
     resume: bool = True
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def score_archive(
         watching = watched(lambda: ScoreProgress(job.index.counts, ray.get(ledger.counts.remote())), on_progress)
         with watching, resumable(staging(job.output, job.run, "done")):
             _run_plan(job, image_sizes, manifest, ledger)
-        return publish(job.output, job.run, library_versions(), each=as_tasks)
+        return publish(job.output, job.run, library_versions(), as_tasks, replace_day=job.replace)
 
 
 def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, ledger: Any) -> None:

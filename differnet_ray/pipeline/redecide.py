@@ -2,7 +2,8 @@
 
     rows of the day -> limits of each category -> the same files with other status, thresholds and run id -> published
 
-The run file says by the option `redecided` which runs the scores came from, and what they were decided by.
+The run file says by the option `redecided` which runs the rows came from, and what they are decided by; the column `scored_by`
+which run computed a score.
 """
 
 from __future__ import annotations
@@ -11,24 +12,26 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from differnet_ray.errors import ConfigError, StorageError
+from differnet_ray.errors import ConfigError
 from differnet_ray.model.calibration import conformal_threshold
-from differnet_ray.results.publish import finish_all, replace_partitions, run_record_of
+from differnet_ray.results.database import row_groups
+from differnet_ray.results.publish import add_files, run_record_of
 from differnet_ray.results.runs import Run, parquet_files, partition, plan_run, published_schema, run_ids, run_of
-from differnet_ray.storage.files import list_folders, open_input, write_bytes
+from differnet_ray.storage.files import list_folders, write_bytes
 from differnet_ray.storage.locations import join
 from differnet_ray.store.model_store import ModelStore
 from differnet_ray.tables import MAPS, SCORES, status_of
+
+DECIDED_BY = ("model_version", "model_digest", "threshold", "review_threshold")
 
 
 @dataclass(frozen=True)
@@ -50,35 +53,51 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """How some rows were scored and decided.
+
+    Attributes:
+        version, digest: of the model.
+        limits: that they were decided by.
+    """
+
+    version: str
+    digest: str
+    limits: Limits
+
+
+@dataclass(frozen=True)
 class Decided:
-    """The published rows of a day and category, and what they were decided by.
+    """The published rows of a day and category.
 
     Attributes:
         category: theirs.
-        run_id: of the run that published them.
-        version, digest: of the model that scored them.
-        limits: None where no image has a score.
+        runs: run that published some of them to how many.
+        scored: the ways in which those with a score were scored and decided.
         files: table to URIs, in order.
     """
 
     category: str
-    run_id: str
-    version: str
-    digest: str
-    limits: Limits | None
+    runs: Mapping[str, int]
+    scored: Sequence[Scored]
     files: Mapping[str, Sequence[str]]
 
 
-def limits_of_rate(store: ModelStore, category: str, version: str, target_fpr: float) -> Limits:
-    """What a share `target_fpr` of good images is over, by the calibration set of a model, as `fit` finds it.
+def limits_of_rate(store: ModelStore, target_fpr: float, category: str, scored: Scored) -> Limits:
+    """What a share `target_fpr` of good images is over, by the calibration set of the model that scored, as `fit` finds it.
 
     Raises:
         ModelStoreError: the model is not there or damaged.
     """
-    scores = store.calibration(category, version)["anomaly_score"].to_numpy()
-    review_fpr = store.record(category, version)["recipe"]["calibration"]["review_fpr"]
+    scores = store.calibration(category, scored.version)["anomaly_score"].to_numpy()
+    review_fpr = store.record(category, scored.version)["recipe"]["calibration"]["review_fpr"]
     threshold = conformal_threshold(scores, target_fpr).value
     return Limits(threshold, min(threshold, conformal_threshold(scores, max(target_fpr, review_fpr)).value))
+
+
+def limits_of_threshold(threshold: float, review_threshold: float | None, scored: Scored) -> Limits:
+    """These thresholds; without one for review that which the rows have, or the threshold where it is lower."""
+    return Limits(threshold, min(scored.limits.review_threshold, threshold) if review_threshold is None else review_threshold)
 
 
 def decided(output: str, dt: date, categories: Sequence[str] = ()) -> list[Decided]:
@@ -86,10 +105,8 @@ def decided(output: str, dt: date, categories: Sequence[str] = ()) -> list[Decid
 
     Raises:
         ConfigError: nothing is, or not of a category that was asked for.
-        StorageError: rows of two runs stand in one category.
     """
-    finish_all(output)
-    return [_decided(dt, category, files) for category, files in published_files(output, dt, categories).items()]
+    return [_decided(category, files) for category, files in published_files(output, dt, categories).items()]
 
 
 def published_files(output: str, dt: date, categories: Sequence[str] = ()) -> dict[str, dict[str, list[str]]]:
@@ -108,7 +125,11 @@ def published_files(output: str, dt: date, categories: Sequence[str] = ()) -> di
 
 
 def redecide(
-    output: str, dt: date, rows: Sequence[Decided], limits: Mapping[str, Limits], libraries: Mapping[str, str]
+    output: str,
+    dt: date,
+    rows: Sequence[Decided],
+    limits: Mapping[str, Mapping[Scored, Limits]],
+    libraries: Mapping[str, str],
 ) -> dict[str, Any] | None:
     """Publishes stored scores as they are decided by other limits; None where all have been decided by these already.
 
@@ -120,21 +141,30 @@ def redecide(
         output: canonical URI of the results.
         dt: the day.
         rows: of that day.
-        limits: category to its limits.
+        limits: category to the limits of each of the ways in which its rows were scored and decided.
         libraries: versions, for the run file.
 
     Returns:
         The content of the run file.
     """
-    rows = [rows_of for rows_of in rows if rows_of.limits and rows_of.limits != limits[rows_of.category]]
+    rows = [of_category for of_category in rows if any(s.limits != new for s, new in limits[of_category.category].items())]
     if not rows:
         return None
-    sources = {of_category.category: of_category.run_id for of_category in rows}
-    lineage = {name: {"from": run_id, **asdict(limits[name])} for name, run_id in sources.items()}
+    lineage = {
+        of_category.category: {
+            "from": dict(of_category.runs),
+            "decided": [
+                {"model_version": scored.version, **asdict(new)} for scored, new in limits[of_category.category].items()
+            ],
+        }
+        for of_category in rows
+    }
+    sources = sorted((of_category.category, sorted(of_category.runs.items())) for of_category in rows)
+    newest = {of_category.category: max(of_category.scored, key=lambda scored: scored.version) for of_category in rows}
     run = plan_run(
         dt=dt,
-        listing_digest=hashlib.sha256(json.dumps(sorted(sources.items())).encode()).hexdigest(),
-        models={of_category.category: (of_category.version, of_category.digest) for of_category in rows},
+        listing_digest=hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
+        models={category: (scored.version, scored.digest) for category, scored in newest.items()},
         options={"redecided": json.dumps(lineage)},
     )
 
@@ -146,10 +176,10 @@ def redecide(
             counts[of_category.category], n_maps = dict(sorted(statuses.items())), n_maps + maps
         return written, run_record_of(run, counts, n_maps, libraries)
 
-    return replace_partitions(output, run, sources, write)
+    return add_files(output, run, write)
 
 
-def _write(output: str, run: Run, rows: Decided, limits: Limits) -> tuple[set[str], Counter[str], int]:
+def _write(output: str, run: Run, rows: Decided, limits: Mapping[Scored, Limits]) -> tuple[set[str], Counter[str], int]:
     """Writes the files of a category anew; returns their URIs, the statuses and the number of maps."""
     written, statuses, n_maps = set[str](), Counter[str](), 0
     for table in (SCORES, MAPS):
@@ -157,57 +187,53 @@ def _write(output: str, run: Run, rows: Decided, limits: Limits) -> tuple[set[st
         for part, uri in enumerate(rows.files[table.name]):
             sink = io.BytesIO()
             with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-                for group in _row_groups(uri):
-                    changed = _with(group, "run_id", pa.repeat(run.run_id, group.num_rows))
+                for group in row_groups(uri):
                     if table is SCORES:
-                        changed = _decide(changed, limits)
-                        statuses.update(changed["status"].to_pylist())
+                        group = _decide(group, limits)
+                        statuses.update(group["status"].to_pylist())
                     else:
-                        n_maps += changed.num_rows
-                    writer.write_table(changed.cast(schema))
+                        n_maps += group.num_rows
+                    writer.write_table(_with(group, "run_id", pa.repeat(run.run_id, group.num_rows)).cast(schema))
             target = join(partition(output, table, run.dt, rows.category), f"{run.run_id}-{part:05d}.parquet")
             write_bytes(target, sink.getvalue())
             written.add(target)
     return written, statuses, n_maps
 
 
-def _decide(rows: pa.Table, limits: Limits) -> pa.Table:
-    scores = rows["anomaly_score"]
-    status = [
-        was if score is None else status_of(score, limits.threshold, limits.review_threshold)
-        for score, was in zip(scores.to_pylist(), rows["status"].to_pylist(), strict=True)
-    ]
-    rows = _with(rows, "status", pa.array(status, pa.string()))
-    for name, value in asdict(limits).items():
-        rows = _with(rows, name, pc.if_else(pc.is_valid(scores), value, pa.scalar(None, pa.float64())))
+def _decide(rows: pa.Table, limits: Mapping[Scored, Limits]) -> pa.Table:
+    """Rows with the status and thresholds that their new limits give, and the run that computed their scores."""
+    if "scored_by" not in rows.column_names:  # of version 1: no `redecide` had said it
+        rows = rows.append_column("scored_by", rows["run_id"])
+    columns: dict[str, list[Any]] = {"status": [], "threshold": [], "review_threshold": []}
+    for row in rows.select([*DECIDED_BY, "anomaly_score", "status"]).to_pylist():
+        new = None if row["anomaly_score"] is None else limits[_scored(row)]
+        status = row["status"] if new is None else status_of(row["anomaly_score"], new.threshold, new.review_threshold)
+        columns["status"].append(status)
+        columns["threshold"].append(new and new.threshold)
+        columns["review_threshold"].append(new and new.review_threshold)
+    for name, values in columns.items():
+        rows = _with(rows, name, pa.array(values, rows.schema.field(name).type))
     return rows
+
+
+def _scored(row: Mapping[str, Any]) -> Scored:
+    return Scored(row["model_version"], row["model_digest"], Limits(row["threshold"], row["review_threshold"]))
 
 
 def _with(rows: pa.Table, name: str, values: Any) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
-def _decided(dt: date, category: str, files: Mapping[str, Sequence[str]]) -> Decided:
-    columns = ["run_id", "model_version", "model_digest", "threshold", "review_threshold"]
-    found: dict[tuple[Any, ...], None] = {}
-    for uri in files["scores"]:
-        for group in _row_groups(uri, columns):
-            kinds = group.group_by(columns).aggregate([])
-            found |= dict.fromkeys(tuple(row[name] for name in columns) for row in kinds.to_pylist())
-    runs = sorted({kind[0] for kind in found})
-    if len(runs) != 1:
-        raise StorageError(
-            f"{category}: the rows of {dt} are of the runs {', '.join(runs)}, expected one: score the day with --no-resume"
-        )
-    scored = [kind for kind in found if kind[3] is not None]
-    if len(scored) > 1:
-        raise StorageError(
-            f"{category}: the scores of {dt} are of {len(scored)} models or decisions: score the day again, with --no-resume"
-        )
-    if not scored:
-        return Decided(category, runs[0], "", "", None, files)
-    ((_, version, digest, threshold, review),) = scored
-    return Decided(category, runs[0], version, digest, Limits(threshold, review), files)
+def _decided(category: str, files: Mapping[str, Sequence[str]]) -> Decided:
+    runs, scored = Counter[str](), dict[Scored, None]()
+    for uri in files[SCORES.name]:
+        for group in row_groups(uri, ["run_id", *DECIDED_BY]):
+            kinds = group.group_by(["run_id", *DECIDED_BY]).aggregate([([], "count_all")])
+            for kind in kinds.to_pylist():
+                runs[kind["run_id"]] += kind["count_all"]
+                if kind["threshold"] is not None:
+                    scored[_scored(kind)] = None
+    return Decided(category, dict(sorted(runs.items())), list(scored), files)
 
 
 def _files_of(output: str, dt: date) -> dict[str, dict[str, list[str]]]:
@@ -224,9 +250,3 @@ def _files_of(output: str, dt: date) -> dict[str, dict[str, list[str]]]:
             if uris:
                 found.setdefault(category, {SCORES.name: [], MAPS.name: []})[table.name] = uris
     return found
-
-
-def _row_groups(uri: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    with open_input(uri) as source, pq.ParquetFile(source) as file:
-        for n in range(file.num_row_groups):
-            yield file.read_row_group(n, columns=columns)

@@ -126,7 +126,8 @@ class ScoreImages:
         scored = list(map_ahead(lambda image: self._score(*image), images, self.threads))
         rows = rows.rename_columns({"size": "bytes"}).drop_columns(["offset", "pixels", "status", "error"])
         rows = rows.append_column("dt", pa.repeat(pa.scalar(self.dt), rows.num_rows))
-        rows = rows.append_column("run_id", pa.repeat(pa.scalar(self.run_id), rows.num_rows))
+        for name in ("run_id", "scored_by"):
+            rows = rows.append_column(name, pa.repeat(pa.scalar(self.run_id), rows.num_rows))
         return extend(rows, scored, SCORED)
 
     def _score(self, model: LoadedModel | None, pixels: bytes, status: str | None, error: str | None) -> dict[str, Any]:

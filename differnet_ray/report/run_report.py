@@ -23,7 +23,7 @@ from markupsafe import Markup
 from differnet_ray import results
 from differnet_ray.errors import ModelStoreError, StorageError
 from differnet_ray.report.pictures import Picture, pictures
-from differnet_ray.report.run_rows import CategoryRows, RunRows, newer_run, read_rows
+from differnet_ray.report.run_rows import CategoryRows, RunRows, newer_runs, read_rows
 from differnet_ray.report.score_bars import Histogram, cells_of, histogram
 from differnet_ray.results.runs import NO_CATEGORY, no_category_uri
 from differnet_ray.storage.files import write_bytes
@@ -102,8 +102,8 @@ def _section(output: str, record: Mapping[str, Any], category: str, rows: Catego
     notes, model, calibration = [], None, Counter[int]()
     n_images, n_found = sum(counts.values()), rows.counts.total()
     if n_found < n_images:
-        other = newer_run(output, dt, category, run_id)
-        why = f"replaced by the run {other}" if other else "removed from the results"
+        newer = newer_runs(output, dt, category, run_id)
+        why = f"replaced by the run {', '.join(newer)}" if newer else "removed from the results"
         notes.append(
             f"{n_images - n_found:,} of the {n_images:,} rows of this category have since been {why}: the counts are those of "
             "the run, scores and images below are of the rows that are left."

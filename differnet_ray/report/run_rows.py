@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from differnet_ray import results
 from differnet_ray.report.score_bars import Cells, cells_of
+from differnet_ray.results.runs import run_of
 from differnet_ray.tables import SCORED_STATUSES
 
 COLUMNS = (
@@ -133,14 +134,14 @@ def read_rows(output: str, dt: str, run_id: str, categories: Sequence[str], *, w
     return found
 
 
-def newer_run(output: str, dt: str, category: str, run_id: str) -> str | None:
-    """The run that has replaced rows of a category on a day; None where no other has rows there."""
+def newer_runs(output: str, dt: str, category: str, run_id: str) -> list[str]:
+    """The runs that have rows of a category and day, and have replaced rows of a run."""
     try:
-        rows = results.scores(output, date=dt, category=category)
+        files = list(results.scores(output, date=dt).get_fragments(pc.field("category") == category))
     except FileNotFoundError:
-        return None
-    others = rows.scanner(columns=["run_id"], filter=pc.field("run_id") != run_id).head(1)
-    return str(others["run_id"][0].as_py()) if others.num_rows else None
+        return []
+    others = sorted({run_of(file.path) for file in files} - {run_id})
+    return [other for other in others if run_id in results.run(output, other)["replaced"]]
 
 
 def _batches(output: str, dt: str, run_id: str, categories: Sequence[str]) -> Iterator[pa.Table]:

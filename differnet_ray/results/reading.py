@@ -87,7 +87,7 @@ def run(output: str, run_id: str) -> dict[str, Any]:
         raise StorageError(f"{uri} is damaged, not JSON: score the run again") from error
     if not isinstance(record, dict):
         raise StorageError(f"{uri} is damaged, not an object: score the run again")
-    record.setdefault("skipped", {})  # run files of version 1 lack it
+    record = {"skipped": {}, "replaced": {}} | record  # run files of older versions lack them
     if missing := [name for name in RUNS.schema.names if name not in record]:
         raise StorageError(f"{uri} is damaged, it lacks {', '.join(missing)}: score the run again")
     return record

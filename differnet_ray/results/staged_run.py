@@ -6,17 +6,15 @@ Each category takes bounded memory: DuckDB sorts and compares, and puts on the l
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from differnet_ray.results.database import bounded_database
 from differnet_ray.results.runs import Run, parquet_files, partition, published_schema, staging
 from differnet_ray.storage.files import open_input, write_bytes
 from differnet_ray.storage.locations import join
@@ -29,7 +27,6 @@ ROWS_PER_GROUP = {"scores": 100_000, "maps": 64}
 BYTES_PER_FILE = 2**27  # pictures of a map can be ten times as large as the map
 ROWS_AT_ONCE = {"scores": 16_384, "maps": 256}
 ORDER = {"scores": "captured_at, uri, member", "maps": "image_id"}  # nulls last
-MEMORY = "1GB"  # of DuckDB, for a category
 READ_THREADS = 8  # they wait for storage
 
 
@@ -82,7 +79,7 @@ class StagedRun:
 
     def check(self, category: str) -> Checked:
         """Compares the rows of a category with its images."""
-        with _database() as database:
+        with bounded_database() as database:
             database.register("images", self._read(self.manifest, category, ["image_id"]))
             database.register("rows", self._read(self.rows, category, ["image_id", "status", "map_height", "scored_at"]))
             database.execute("CREATE TABLE image AS FROM images")
@@ -110,7 +107,7 @@ class StagedRun:
     def _write(self, table: Table, category: str) -> Iterator[str]:
         folder = partition(self.output, table, self.run.dt, category)
         columns = dict.fromkeys((*table.schema.names, "scored_at"))
-        with _database() as database:
+        with bounded_database() as database:
             database.register(
                 "rows", self._read(self.rows, category, list(columns), threads=1 if table is MAPS else READ_THREADS)
             )
@@ -174,16 +171,6 @@ def _may_hold(group: pq.RowGroupMetaData, category: str) -> bool:
     (column,) = (group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema == "category")
     known = column.statistics
     return known is None or not known.has_min_max or known.min <= category <= known.max
-
-
-@contextmanager
-def _database() -> Iterator[duckdb.DuckDBPyConnection]:
-    with (
-        tempfile.TemporaryDirectory(prefix="differnet-ray-") as folder,
-        duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": folder, "threads": 1}) as database,
-    ):
-        database.execute("SET TimeZone = 'UTC'")
-        yield database
 
 
 def _one_of_each_image(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

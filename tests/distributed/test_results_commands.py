@@ -81,7 +81,8 @@ def test_another_threshold_is_a_new_run_over_the_same_scores(output: Path, score
     record = json.loads(run("redecide", *where, "--threshold", threshold, "--json").stdout)
     assert record["run_id"] != scored[1]
     source = json.loads(record["options"]["redecided"])["lid"]
-    assert (source["from"], source["threshold"]) == (scored[1], threshold)
+    assert list(source["from"]) == [scored[1]]
+    assert [decided["threshold"] for decided in source["decided"]] == [threshold]
     assert record["counts"]["anomalous"] == len([score for score in lid if score >= threshold])
     after = rows_of(output)
     assert after.keys() == before.keys()
@@ -89,7 +90,7 @@ def test_another_threshold_is_a_new_run_over_the_same_scores(output: Path, score
         if row["category"] != "lid":
             assert row == before[name]
             continue
-        assert row["run_id"] == record["run_id"]
+        assert (row["run_id"], row["scored_by"]) == (record["run_id"], scored[1])
         changed = {"status", "threshold", "review_threshold", "run_id"}
         assert {k: v for k, v in row.items() if k not in changed} == {k: v for k, v in before[name].items() if k not in changed}
         if row["anomaly_score"] is None:
@@ -236,7 +237,7 @@ def test_a_report_is_written_by_the_command(output: Path, scored: tuple[Path, st
 
 def test_categories_without_scores_are_left_as_they_are(output: Path) -> None:
     (hinge,) = redecide.decided(canonical(str(output)), date.fromisoformat(DAY), ["hinge"])
-    assert hinge.limits is None
+    assert hinge.scored == []
     assert (
         "nothing to do" in run("redecide", "--output", output, "--date", DAY, "--category", "hinge", "--threshold", 2.0).stderr
     )

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from staged_runs import DAY, MAP_SHAPE, Run, a_run, manifest_of, publish_staged, scored, stage
+from staged_runs import DAY, MAP_SHAPE, Run, a_run, manifest_of, publish_staged, published_run, scored, stage
 
 from differnet_ray.storage.locations import canonical
 from differnet_ray.tables import MAPS, RUNS, SCORES, Table
@@ -127,6 +127,10 @@ def _runs(rows: list[dict[str, object]]) -> None:
     assert {row["n_images"] for row in rows} == {18}
 
 
+def _reconciled(rows: list[dict[str, int]]) -> None:
+    assert [(row["published"], row["replaced"], row["present"]) for row in rows] == [(18, 0, 18)] * 2
+
+
 CHECKS = {
     "anomalous images by day and category": _by_day,
     "defect rate of each line and day": _by_line,
@@ -137,6 +141,7 @@ CHECKS = {
     "near the threshold": _near,
     "anomalous images with their maps": _with_maps,
     "the runs": _runs,
+    "each run": _reconciled,
 }
 
 
@@ -146,3 +151,17 @@ def test_the_python_of_the_page_runs(results: Path) -> None:
     exec(code.replace("OUT", str(results)).replace(str(DAYS[1]), str(DAYS[0])), names)
     assert names["gradient_map"].shape == MAP_SHAPE  # type: ignore[attr-defined]
     assert names["days"].num_rows == 2  # type: ignore[attr-defined]
+
+
+def test_the_runs_of_a_day_reconcile_with_its_rows(tmp_path: Path) -> None:
+    output = canonical(str(tmp_path))
+    first, second, third = (a_run(n_transforms=str(n)) for n in (1, 2, 3))
+    published_run(output, first, manifest_of(["screw"], per_category=12))
+    published_run(output, second, manifest_of(["screw"], per_category=5))
+    published_run(output, third, manifest_of(["screw"], per_category=9))
+    published_run(output, second, manifest_of(["screw"], per_category=5))
+    database = duckdb.connect()
+    database.execute(QUERIES["the tables"].replace("OUT", str(tmp_path)))
+    (query,) = (QUERIES[name] for name in QUERIES if name.startswith("each run:"))
+    found = {row[0]: row[1:] for row in database.sql(query).fetchall()}
+    assert found == {first.run_id: (12, 9, 3), third.run_id: (9, 5, 4), second.run_id: (5, 0, 5)}

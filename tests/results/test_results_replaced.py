@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import timedelta
 
+import pyarrow.parquet as pq
 import pytest
 from staged_runs import DAY, SMALL, a_run, by_id, files, manifest_of, publish_staged, published_run, scored, stage
 
 from differnet_ray.errors import StorageError
 from differnet_ray.results import publish, staged_run
-from differnet_ray.results.runs import published, read_table
+from differnet_ray.results.publish import publish_alone
+from differnet_ray.results.runs import Run, published, read_table, run_of
 from differnet_ray.storage import files as storage
 from differnet_ray.tables import MAPS, SCORES
 
@@ -38,26 +41,97 @@ def test_the_order_in_which_rows_were_staged_changes_no_byte(output: str) -> Non
     assert [name for name in contents[0] if any(content.get(name) != contents[0][name] for content in contents)] == []
 
 
-def test_a_second_run_replaces_what_the_same_day_and_category_held(output: str) -> None:
-    other_day = a_run(dt=DAY - timedelta(days=1))
-    published_run(output, other_day)
-    first = a_run(n_transforms="4")
-    published_run(output, first)
+def names_of(state: dict[str, tuple[int, bytes]], run: Run) -> set[str]:
+    """Returns the files of a run in the tables."""
+    return {name for name in state if not name.startswith("runs/") and run_of(name) == run.run_id}
+
+
+def test_a_day_is_the_union_of_its_runs(output: str) -> None:
+    """Two lines, two shifts, a late upload: none takes anything from another."""
+    first, second = a_run(listing_digest="good"), a_run(listing_digest="scratch")
+    published_run(output, first, manifest_of(["screw"], per_category=12))
     before = files(output)
-    second = a_run(n_transforms="8")
-    screws = manifest_of(["screw"], per_category=4)
-    published_run(output, second, screws, statuses=["ok", "anomalous"])
+    record = published_run(output, second, manifest_of(["screw"], per_category=6, bucket="late"))
     after = files(output)
-    in_screw = [name for name in after if f"dt={DAY}/category=screw" in name]
-    assert {name.split("/")[0] for name in in_screw} == {"maps", "scores"}
-    assert all(name.split("/")[-1].startswith(second.run_id) for name in in_screw)
-    kept = {name for name in before if f"dt={DAY}/category=screw" not in name}
-    assert len(kept) == 8  # two tables in three partitions, and two records
-    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-    assert set(after) == kept | set(in_screw) | {f"runs/{second.run_id}.json"}
-    assert by_id(read_table(output, SCORES, dt=DAY, category="screw")) == by_id(
-        scored(screws, second, ["ok", "anomalous"]).select(SCORES.schema.names)
-    )
+    assert {name: after[name] for name in before} == before
+    rows = read_table(output, SCORES, dt=DAY, category="screw")
+    assert Counter(rows["run_id"].to_pylist()) == {first.run_id: 12, second.run_id: 6}
+    assert record["replaced"] == {}
+
+
+def test_of_an_image_the_newest_row_holds_and_only_files_with_common_images_change(output: str) -> None:
+    other_day, other_images = a_run(dt=DAY - timedelta(days=1)), a_run(listing_digest="other")
+    first, second = a_run(n_transforms="4"), a_run(n_transforms="8")
+    published_run(output, other_day)
+    published_run(output, first)
+    published_run(output, other_images, manifest_of(["screw"], bucket="late"))
+    before = files(output)
+    screws = manifest_of(["screw"], per_category=4)
+    record = published_run(output, second, screws, statuses=["ok", "anomalous"], scale=3.0)
+    after = files(output)
+    changed = {name for name in before if after.get(name) != before[name]}
+    assert changed == {name for name in names_of(before, first) if "category=screw" in name}
+    assert set(after) - set(before) == names_of(after, second) | {f"runs/{second.run_id}.json"}
+    new = by_id(scored(screws, second, ["ok", "anomalous"], scale=3.0).select(SCORES.schema.names))
+    old = by_id(scored(SMALL, first).select(SCORES.schema.names))
+    late = by_id(scored(manifest_of(["screw"], bucket="late"), other_images).select(SCORES.schema.names))
+    assert by_id(read_table(output, SCORES, dt=DAY)) == old | late | new
+    assert read_table(output, SCORES, dt=DAY).num_rows == len(old | late)
+    assert record["replaced"] == {first.run_id: 4}
+
+
+def test_the_maps_follow_their_rows(output: str) -> None:
+    first, second = a_run(n_transforms="4"), a_run(n_transforms="8")
+    published_run(output, first, statuses=["anomalous"])
+    published_run(output, second, manifest_of(["screw"], per_category=4), statuses=["ok", "anomalous"])
+    maps = read_table(output, MAPS, dt=DAY, category="screw")
+    rows = by_id(read_table(output, SCORES, dt=DAY, category="screw"))
+    assert maps.num_rows == 7  # five of the first run, two of the second, of which two more have none any more
+    assert all(rows[row["image_id"]]["run_id"] == row["run_id"] for row in maps.to_pylist())
+
+
+def test_a_file_that_lost_rows_keeps_its_order_footer_and_statistics(output: str) -> None:
+    first, second = a_run(n_transforms="4"), a_run(n_transforms="8")
+    published_run(output, first, manifest_of(["screw"], per_category=30))
+    order = read_table(output, SCORES)["image_id"].to_pylist()
+    published_run(output, second, manifest_of(["screw"], per_category=10))
+    (name,) = (name for name in names_of(files(output), first) if name.startswith("scores/"))
+    file = pq.ParquetFile(output.removeprefix("file://") + "/" + name)
+    left = file.read()["image_id"].to_pylist()
+    assert left == [image for image in order if image in left]
+    assert file.schema_arrow.metadata[b"differnet_ray.run_id"] == first.run_id.encode()
+    assert file.metadata.row_group(0).column(0).statistics.has_min_max
+
+
+def test_replacing_the_day_leaves_the_run_alone_in_it(output: str) -> None:
+    other_day, first, second = a_run(dt=DAY - timedelta(days=1)), a_run(n_transforms="4"), a_run(n_transforms="8")
+    published_run(output, other_day)
+    published_run(output, first)
+    record = published_run(output, second, manifest_of(["screw"], per_category=4), replace_day=True)
+    assert set(read_table(output, SCORES, dt=DAY)["run_id"].to_pylist()) == {second.run_id}
+    assert read_table(output, SCORES, dt=other_day.dt).num_rows == SMALL.num_rows
+    assert record["replaced"] == {first.run_id: SMALL.num_rows}
+    assert not names_of(files(output), first)
+
+
+def test_a_published_run_can_be_left_alone_in_its_day(output: str) -> None:
+    first, second = a_run(n_transforms="4"), a_run(listing_digest="other")
+    published_run(output, first)
+    record = published_run(output, second, manifest_of(["screw"], per_category=4, bucket="late"))
+    record = publish_alone(output, second, record)
+    assert set(read_table(output, SCORES, dt=DAY)["run_id"].to_pylist()) == {second.run_id}
+    assert record["replaced"] == {first.run_id: SMALL.num_rows}
+    assert json.loads(files(output)[f"runs/{second.run_id}.json"][1]) == record
+
+
+def test_what_a_run_replaced_is_still_known_when_it_is_published_again(output: str) -> None:
+    first, second = a_run(n_transforms="4"), a_run(n_transforms="8")
+    published_run(output, first)
+    for _ in range(2):
+        record = published_run(output, second, manifest_of(["screw"], per_category=4))
+        assert record["replaced"] == {first.run_id: 4}
+    published_run(output, first)
+    assert published_run(output, second, manifest_of(["screw"], per_category=4))["replaced"] == {first.run_id: 4}
 
 
 def test_a_second_run_without_maps_leaves_no_map_of_the_first(output: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 
@@ -17,12 +18,13 @@ def begin(output: str, run: Run) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["differnet_ray.results.publish"])
     begun = context.Event()
-    process = context.Process(target=_publish, args=(begun, output, run))
+    process = context.Process(target=_publish, args=(begun, output, run, dict(os.environ)))
     process.start()
     assert begun.wait(60)
     return process
 
 
-def _publish(begun: Event, output: str, run: Run) -> None:
+def _publish(begun: Event, output: str, run: Run, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # the fork server keeps the one that it was started with
     begun.set()
     publish(output, run, LIBRARIES)

@@ -70,7 +70,7 @@ def map_of(name: str) -> np.ndarray[Any, np.dtype[np.float16]]:
 
 def _staged(image: Mapping[str, Any], run: Run, *, status: str, score: float) -> dict[str, Any]:
     row: dict[str, Any] = {name: image[name] for name in image if name not in ("offset", "size")}
-    row |= {"dt": run.dt, "run_id": run.run_id, "status": status, "bytes": image["size"]}
+    row |= {"dt": run.dt, "run_id": run.run_id, "scored_by": run.run_id, "status": status, "bytes": image["size"]}
     if status not in SCORED_STATUSES:
         return row | {"error": f"{status}: told why"}
     row |= {
@@ -105,17 +105,19 @@ def stage(output: str, run: Run, rows: pa.Table, n_files: int = 3) -> None:
 SMALL = manifest_of(("100% wool", "screw"))
 
 
-def published_run(output: str, run: Run, manifest: pa.Table | None = None, **how: Any) -> dict[str, Any]:
+def published_run(
+    output: str, run: Run, manifest: pa.Table | None = None, *, replace_day: bool = False, **how: Any
+) -> dict[str, Any]:
     """Stages one row for each image of the manifest and publishes them; returns the record of the run."""
     manifest = SMALL if manifest is None else manifest
     stage(output, run, scored(manifest, run, **how))
-    return publish_staged(output, run, manifest)
+    return publish_staged(output, run, manifest, replace_day=replace_day)
 
 
-def publish_staged(output: str, run: Run, manifest: pa.Table = SMALL) -> dict[str, Any]:
+def publish_staged(output: str, run: Run, manifest: pa.Table = SMALL, *, replace_day: bool = False) -> dict[str, Any]:
     """Publishes what has been staged as the rows of a manifest."""
     write_manifest(staging(output, run, "manifest"), manifest)
-    return publish(output, run, LIBRARIES)
+    return publish(output, run, LIBRARIES, replace_day=replace_day)
 
 
 def files(output: str, *parts: str) -> dict[str, tuple[int, bytes]]:
