@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from differnet_ray.archives.index import Naming, Tally, index_source, path_of, sources_of
 from differnet_ray.errors import ConfigError
+from differnet_ray.labels import GOOD
 from differnet_ray.storage.files import READ_THREADS
 from differnet_ray.tables import MANIFEST, check_category, conform
 from differnet_ray.threads import map_ahead
@@ -44,7 +45,12 @@ class Listing:
 
 
 def list_images(
-    locations: Sequence[str], *, category: str | None = None, path_pattern: str | None = None, limit: int | None = None
+    locations: Sequence[str],
+    *,
+    category: str | None = None,
+    path_pattern: str | None = None,
+    good: Sequence[str] = (),
+    limit: int | None = None,
 ) -> Listing:
     """Lists the images of some locations, here and now; `distributed.index` does it for archives of any size.
 
@@ -53,13 +59,14 @@ def list_images(
             (.csv, .jsonl, .ndjson, .parquet; see `given_manifest.py`). Local or s3://.
         category: as in `index.Naming`.
         path_pattern: as in `index.Naming`.
+        good: as in `index.Naming`.
         limit: keep the first so many rows.
 
     Raises:
         ConfigError: a location is missing or holds no image, an archive or manifest is damaged, the pattern is malformed, or
             an image has no category.
     """
-    naming, tables = Naming(category, path_pattern), []
+    naming, tables = Naming(category, path_pattern, tuple(good)), []
     if category is not None:
         check_category(category)
     sources = sources_of(locations)
@@ -133,7 +140,7 @@ def select(listing: Listing, *, categories: Sequence[str] = (), split: str | Non
     keep = [
         (not categories or row_category in categories)
         and (split is None or attributes.get("split", "train") == split)
-        and (defect is None or attributes.get("defect", "good") == defect)
+        and (defect is None or attributes.get("defect", GOOD) == defect)
         for row_category, attributes in zip(
             listing.table["category"].to_pylist(), map(dict, listing.table["attributes"].to_pylist()), strict=True
         )
@@ -169,5 +176,5 @@ def together(listing: Listing, name: str) -> Listing:
 
 
 def defects(rows: pa.Table) -> list[str]:
-    """The defect of each row by the MVTec AD layout, `good` for none; empty where the path does not say."""
+    """The defect of each row, `labels.GOOD` for none; empty where nothing says it."""
     return [dict(attributes).get("defect", "") for attributes in rows["attributes"].to_pylist()]
