@@ -26,7 +26,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from differnet_ray.archives.members import ARCHIVE_SUFFIXES, archive_kind
+from differnet_ray.archives.members import ARCHIVE_SUFFIXES, archive_kind, as_paths
 from differnet_ray.errors import ConfigError
 from differnet_ray.storage.files import read_bytes
 from differnet_ray.storage.locations import canonical
@@ -46,7 +46,11 @@ _EXPECTED = f"expected a column uri, and optionally {', '.join(name for name in 
 
 @dataclass(frozen=True)
 class GivenImage:
-    """An image as a manifest names it; the columns of the manifest, None where it does not say."""
+    """An image as a manifest names it; the columns of the manifest, None where it does not say.
+
+    Attributes:
+        path: the member with `/` between folders, as `members.as_paths` has it; None where `member` is.
+    """
 
     uri: str
     member: str | None = None
@@ -56,6 +60,7 @@ class GivenImage:
     category: str | None = None
     captured_at: datetime | None = None
     attributes: dict[str, str] = field(default_factory=dict)
+    path: str | None = None
 
 
 def is_manifest(uri: str) -> bool:
@@ -74,11 +79,13 @@ def read_manifest(uri: str) -> Iterator[GivenImage]:
         FileNotFoundError: there is none.
         StorageError: it cannot be read.
     """
-    folder = uri.rpartition("/")[0]
-    for n, (columns, attributes) in enumerate(rows_of(_parse(uri), uri, COLUMNS)):
+    folder, table = uri.rpartition("/")[0], _parse(uri)
+    relative = as_paths([name if _is_relative(name) else "" for name in _names(table, "uri", uri)])
+    members = as_paths(_names(table, "member", uri))
+    for n, (columns, attributes) in enumerate(rows_of(table, uri, COLUMNS)):
         try:
-            columns["uri"] = _resolved(columns["uri"], folder)
-            image = GivenImage(**columns, attributes=attributes)
+            columns["uri"] = _resolved(relative[n] or columns["uri"], folder)
+            image = GivenImage(**columns, attributes=attributes, path=members[n] or None)
             _check(image)
         except ConfigError as error:
             raise ConfigError(f"{uri}, row {n + 1}: {error}") from error
@@ -173,10 +180,20 @@ def _moment(value: Any) -> datetime | None:
 def _resolved(uri: str | None, folder: str) -> str:
     if not uri:
         raise ConfigError("no uri: expected that of an image")
-    if "://" not in uri and not uri.startswith("/"):
+    if _is_relative(uri):
         scheme, path = folder.split("://", 1)
         uri = f"{scheme}://{posixpath.normpath(posixpath.join(path, uri))}"
     return canonical(uri)
+
+
+def _names(table: pa.Table, column: str, uri: str) -> list[str]:
+    if column not in table.column_names:
+        return [""] * table.num_rows
+    return [name or "" for name in _as(table[column], column, pa.string(), uri).to_pylist()]
+
+
+def _is_relative(uri: str) -> bool:
+    return "://" not in uri and not uri.startswith("/")
 
 
 def _check(image: GivenImage) -> None:

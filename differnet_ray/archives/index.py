@@ -6,7 +6,7 @@ A source is a folder, a tar, zip or Parquet file of images, or a given manifest.
 `--category`, from a given manifest or Parquet file, from `--path-pattern`, or from the MVTec AD layout
 `<category>/<train|test>/<defect>/<name>`; further names in the pattern become attributes. The attribute `defect` of good images
 is `good`, whatever they are called (`labels.py`). The path of an image inside an archive is `<archive>/<member>`, so that
-`{category}.zip/{name}` finds categories that have an archive each.
+`{category}.zip/{name}` finds categories that have an archive each; backslashes of Windows count as `/` in it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,20 @@ from differnet_ray.storage.files import StoredFile, list_files, list_level, read
 from differnet_ray.storage.locations import canonical, join, name_of
 from differnet_ray.tables import MANIFEST
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm")
 MASK_FOLDERS = ("ground_truth", "Data/Masks")  # of MVTec AD, BTAD and MPDD, and of VisA
 NOT_AN_IMAGE = "not an image"
 ROWS_AT_ONCE = 10_000
-CACHE_FORMAT = "1"  # grows when what is cached, or how an archive is read, changes
+CACHE_FORMAT = "2"  # grows when what is cached, or how an archive is read, changes
 
 # Rows of a manifest in the making: the category may be unknown
 FOUND = MANIFEST.schema.set(MANIFEST.schema.get_field_index("category"), MANIFEST.schema.field("category").with_nullable(True))
-_CACHED = pa.schema([FOUND.field(name) for name in ("member", "category", "offset", "size", "captured_at", "attributes")])
+_CACHED = pa.schema(
+    [
+        *(FOUND.field(name) for name in ("member", "category", "offset", "size", "captured_at", "attributes")),
+        pa.field("path", pa.string()),
+    ]
+)
 _MVTEC_AD = re.compile(r"(?:.*/)?(?P<category>[^/]+)/(?P<split>train|test)/(?P<defect>[^/]+)/[^/]+", re.DOTALL)
 
 
@@ -264,8 +269,10 @@ def _members(source: Source) -> tuple[Iterator[GivenImage], Counter[str]]:
     """The images of an archive, and how much else is in it, by reason."""
     if archive_kind(source.uri) == "parquet":
         return list_rows(source.uri, source.etag), Counter()
-    members = [(member, member.skipped or _not_an_image(member.name)) for member in list_members(source.uri, source.etag)]
-    images = (GivenImage(source.uri, member.name, member.offset, member.size) for member, why in members if not why)
+    members = [(member, member.skipped or _not_an_image(member.path)) for member in list_members(source.uri, source.etag)]
+    images = (
+        GivenImage(source.uri, member.name, member.offset, member.size, path=member.path) for member, why in members if not why
+    )
     return images, Counter(why for _, why in members if why)
 
 
@@ -281,7 +288,7 @@ def _not_an_image(path: str) -> str | None:
 
 
 def _row(image: GivenImage, pattern: re.Pattern[str], naming: Naming) -> dict[str, object]:
-    match = pattern.fullmatch(path_of(image.uri, image.member).split("://", 1)[1])
+    match = pattern.fullmatch(path_of(image.uri, image.path or image.member).split("://", 1)[1])
     attributes = match.groupdict() if match else {}
     from_path = attributes.pop("category", None)
     attributes.pop("name", None)
