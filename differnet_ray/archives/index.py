@@ -66,6 +66,11 @@ class Source:
     location: str
     etag: str | None = None
 
+    @property
+    def rank(self) -> tuple[str, str]:
+        """Of sources that name the same image the last by this order counts: a manifest, rather than what it names."""
+        return self.kind, self.uri
+
 
 @dataclass(frozen=True)
 class Naming:
