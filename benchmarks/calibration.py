@@ -18,10 +18,10 @@ from scipy import stats
 from benchmarks import tiles
 from differnet_ray.config import preset
 from differnet_ray.experiments.run_cell import StoredBank
+from differnet_ray.labels import GOOD
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.model.fitting import fit, split_holdout
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.metrics import GOOD
 from differnet_ray.model.scoring import transform_scores
 
 SEEDS, TARGETS = 5, (0.1, 0.05, 0.01)

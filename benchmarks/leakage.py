@@ -21,8 +21,9 @@ from benchmarks.pooling import fitted, mean
 from differnet_ray.config import preset
 from differnet_ray.experiments.features import Floats, images_of
 from differnet_ray.experiments.published import TILES
+from differnet_ray.labels import GOOD
 from differnet_ray.model.baselines import fit_nearest_neighbour
-from differnet_ray.model.metrics import GOOD, auroc
+from differnet_ray.model.metrics import auroc
 from differnet_ray.model.scoring import transform_scores
 
 FOLDS, GAP = 5, 60

@@ -23,16 +23,16 @@ from torchvision.transforms.functional import gaussian_blur
 from benchmarks import tiles
 from differnet_ray.archives.images import decode
 from differnet_ray.archives.manifest import defects
-from differnet_ray.archives.masks import mask_uri, read_mask
+from differnet_ray.archives.masks import mask_uris, read_mask
 from differnet_ray.config import Recipe, preset
 from differnet_ray.experiments.features import images_of
 from differnet_ray.experiments.published import TILES
 from differnet_ray.experiments.run_cell import StoredBank
+from differnet_ray.labels import GOOD
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.gradient_map import pixel_gradient, pooled_gradient
-from differnet_ray.model.metrics import GOOD
 from differnet_ray.model.pixel_metrics import aupro, pixel_auroc
 from differnet_ray.model.transforms import apply_transforms, fixed_transforms, rotate_back
 from differnet_ray.pipeline.stages import best_device
@@ -102,7 +102,7 @@ def _examples(part: int) -> Iterator[tuple[Tensor, npt.NDArray[np.bool_]]]:
     kinds = np.array(defects(rows))
     for kind in sorted(set(kinds)):
         for uri in rows.filter(pa.array(kinds == kind))["uri"].to_pylist()[part::2][:PER_KIND]:
-            mask = np.zeros((PIXELS, PIXELS), np.bool_) if kind == GOOD else read_mask(str(mask_uri(uri)), PIXELS)
+            mask = np.zeros((PIXELS, PIXELS), np.bool_) if kind == GOOD else read_mask(mask_uris(uri), PIXELS)
             yield torch.from_numpy(decode(read_bytes(uri), size=448).pixels), mask
 
 

@@ -21,11 +21,12 @@ from torch.nn.functional import affine_grid, grid_sample
 from benchmarks import tiles
 from differnet_ray.config import Recipe
 from differnet_ray.experiments.run_cell import StoredBank
+from differnet_ray.labels import GOOD
 from differnet_ray.model.differnet import exact_convolutions
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.metrics import GOOD, auroc
+from differnet_ray.model.metrics import auroc
 from differnet_ray.model.scoring import transform_scores
 from differnet_ray.model.transforms import (
     TransformSet,

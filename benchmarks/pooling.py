@@ -23,12 +23,13 @@ from differnet_ray.cli.demo.archive import make_archive
 from differnet_ray.config import Recipe, preset
 from differnet_ray.experiments.features import Floats, images_of
 from differnet_ray.experiments.run_cell import StoredBank
+from differnet_ray.labels import GOOD
 from differnet_ray.model.calibration import split_folds
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor, load_backbone_weights
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow, nll
-from differnet_ray.model.metrics import GOOD, auroc, recall_at_fpr
+from differnet_ray.model.metrics import auroc, recall_at_fpr
 from differnet_ray.model.scoring import transform_scores
 from differnet_ray.model.transforms import fixed_transforms, sampling_positions
 from differnet_ray.storage.files import read_bytes

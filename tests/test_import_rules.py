@@ -20,7 +20,12 @@ MODULES = {
 
 KNOWS_RAY = ("differnet_ray.distributed",)
 LAZY_RAY = ("differnet_ray.cli.doctor",)  # a door: asks inside a function whether Ray starts
-FLOOR = ("differnet_ray.errors", "differnet_ray.config", "differnet_ray.threads")  # the standard library only
+FLOOR = (  # the standard library only
+    "differnet_ray.errors",
+    "differnet_ray.config",
+    "differnet_ray.labels",
+    "differnet_ray.threads",
+)
 TABLES = "differnet_ray.tables"
 STORAGE, ARCHIVES = "differnet_ray.storage", "differnet_ray.archives"
 STORE, RESULTS = "differnet_ray.store", "differnet_ray.results"
@@ -30,6 +35,7 @@ DATA_ROOMS = (STORAGE, ARCHIVES, STORE, RESULTS)
 ROOMS = {  # the modules of the package that a room may import
     "differnet_ray.errors": (),
     "differnet_ray.config": ("differnet_ray.errors",),
+    "differnet_ray.labels": (),
     "differnet_ray.threads": (),
     "differnet_ray.versions": ("differnet_ray.__version__",),
     TABLES: ("differnet_ray.errors",),

@@ -1,6 +1,6 @@
 """Manifests that a user gives: a CSV, JSON Lines or Parquet file that names images, one a row.
 
-    column               of every row
+    column               of every row; known ones in any case
     uri                  the image, or the archive that holds it; absolute, or relative to the folder of the manifest
     member               its name inside the archive; an archive itself is a location, not a row
     offset, size         of the image in bytes; the offset only inside a tar
@@ -9,11 +9,14 @@
     captured_at          ISO 8601 or a timestamp; UTC where it names no zone
     any other            becomes an attribute, as text; split and defect are such columns
 
-All but `uri` are optional, and so is every value of theirs. What the manifest does not say stays null.
+All but `uri` are optional, and so is every value of theirs. What the manifest does not say stays null. Where there is no `uri`,
+the first of `path`, `file`, `filename` and `image` that is there is it. A CSV has commas, semicolons or tabs: what its
+first line has most of. Text is UTF-8, or UTF-16 with a byte order mark.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +29,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from differnet_ray.archives.members import ARCHIVE_SUFFIXES, archive_kind
+from differnet_ray.archives.members import ARCHIVE_SUFFIXES, archive_kind, as_paths
 from differnet_ray.errors import ConfigError
 from differnet_ray.storage.files import read_bytes
 from differnet_ray.storage.locations import canonical
@@ -41,12 +44,23 @@ COLUMNS = {
     "category": pa.string(),
     "captured_at": _UTC,
 }
-_EXPECTED = f"expected a column uri, and optionally {', '.join(name for name in COLUMNS if name != 'uri')} and attributes"
+URI_NAMES = ("uri", "path", "file", "filename", "image")  # of the column that names the image, the first that is there
+_IN_ANY_CASE = (*COLUMNS, *URI_NAMES, "split", "defect")
+_EXPECTED = (
+    f"expected a column uri (or {', '.join(URI_NAMES[1:])}), "
+    f"and optionally {', '.join(name for name in COLUMNS if name != 'uri')} and attributes"
+)
+_DELIMITERS, _LONGEST_HEADER = ",;\t", 2**16
+_ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # by their marks
 
 
 @dataclass(frozen=True)
 class GivenImage:
-    """An image as a manifest names it; the columns of the manifest, None where it does not say."""
+    """An image as a manifest names it; the columns of the manifest, None where it does not say.
+
+    Attributes:
+        path: the member with `/` between folders, as `members.as_paths` has it; None where `member` is.
+    """
 
     uri: str
     member: str | None = None
@@ -56,6 +70,7 @@ class GivenImage:
     category: str | None = None
     captured_at: datetime | None = None
     attributes: dict[str, str] = field(default_factory=dict)
+    path: str | None = None
 
 
 def is_manifest(uri: str) -> bool:
@@ -70,15 +85,17 @@ def read_manifest(uri: str) -> Iterator[GivenImage]:
         uri: canonical URI of the manifest.
 
     Raises:
-        ConfigError: the file is malformed, has no rows or no column `uri`, or a row cannot be an image.
+        ConfigError: the file is malformed, has no rows or no column that names images, or a row cannot be one.
         FileNotFoundError: there is none.
         StorageError: it cannot be read.
     """
-    folder = uri.rpartition("/")[0]
-    for n, (columns, attributes) in enumerate(rows_of(_parse(uri), uri, COLUMNS)):
+    folder, table = uri.rpartition("/")[0], _parse(uri)
+    relative = as_paths([name if _is_relative(name) else "" for name in _names(table, "uri", uri)])
+    members = as_paths(_names(table, "member", uri))
+    for n, (columns, attributes) in enumerate(rows_of(table, uri, COLUMNS)):
         try:
-            columns["uri"] = _resolved(columns["uri"], folder)
-            image = GivenImage(**columns, attributes=attributes)
+            columns["uri"] = _resolved(relative[n] or columns["uri"], folder)
+            image = GivenImage(**columns, attributes=attributes, path=members[n] or None)
             _check(image)
         except ConfigError as error:
             raise ConfigError(f"{uri}, row {n + 1}: {error}") from error
@@ -109,26 +126,52 @@ def rows_of(table: pa.Table, uri: str, known: Mapping[str, pa.DataType]) -> Iter
 
 
 def _parse(uri: str) -> pa.Table:
-    data = pa.BufferReader(read_bytes(uri))
+    data = read_bytes(uri)
     suffix, read = next((suffix, read) for suffix, read in _READERS.items() if uri.lower().endswith(suffix))
     try:
-        table = read(data)
+        table = read(pa.BufferReader(data if suffix == ".parquet" else _in_utf8(data)))
     except (pa.ArrowException, OSError, ValueError) as error:  # all of them mean the content: it is in memory
         raise ConfigError(f"{uri} cannot be read as {suffix}: {error}; {_EXPECTED}") from error
-    if "uri" not in table.column_names or len(set(table.column_names)) < table.num_columns:
+    known = known_names(table.schema)
+    if "uri" not in known or len(set(known)) < len(known):
         raise ConfigError(f"{uri} has the columns {', '.join(table.column_names)}: {_EXPECTED}, each once")
     if table.num_rows == 0:
         raise ConfigError(f"{uri} has no rows: expected one for each image")
-    return table
+    return table.rename_columns(known)
+
+
+def known_names(schema: pa.Schema) -> list[str]:
+    """The columns of a manifest by the names that this module knows, with the one that names the images as `uri`; others stay.
+
+    Example:
+        >>> known_names(pa.schema({"Filename": pa.string(), "CATEGORY": pa.string(), "Line": pa.int8()}))
+        ['uri', 'category', 'Line']
+    """
+    names = [name.lower() if name.lower() in _IN_ANY_CASE else name for name in schema.names]
+    texts = [name for name, kind in zip(names, schema.types, strict=True) if _is_text(kind)]
+    uri = next((name for name in URI_NAMES if name in texts), None)
+    return names if "uri" in names else ["uri" if name == uri else name for name in names]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _in_utf8(data: bytes) -> bytes:
+    encoding = next((encoding for mark, encoding in _ENCODINGS.items() if data.startswith(mark)), None)
+    return data.decode(encoding).encode() if encoding else data
 
 
 def _read_csv(data: pa.NativeFile) -> pa.Table:
-    names = pyarrow.csv.open_csv(data).schema.names
+    header = data.read(_LONGEST_HEADER).partition(b"\n")[0].decode(errors="replace")
+    parse = pyarrow.csv.ParseOptions(delimiter=max(_DELIMITERS, key=header.count), newlines_in_values=True)
+    data.seek(0)
+    names = pyarrow.csv.open_csv(data, parse_options=parse).schema.names
     data.seek(0)
     as_text = pyarrow.csv.ConvertOptions(  # types would be guessed: 0042 is a category, NA may be one
         column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""]
     )
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
     return pyarrow.csv.read_csv(data, parse_options=parse, convert_options=as_text)
 
 
@@ -144,6 +187,7 @@ def _read_json(data: pa.NativeFile) -> pa.Table:
 
 _READERS: dict[str, Callable[[pa.NativeFile], pa.Table]] = {
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".jsonl": _read_json,
     ".ndjson": _read_json,
     ".parquet": pyarrow.parquet.read_table,
@@ -153,6 +197,8 @@ _READERS: dict[str, Callable[[pa.NativeFile], pa.Table]] = {
 def _as(column: pa.ChunkedArray, name: str, kind: pa.DataType, uri: str) -> pa.ChunkedArray:
     """The column with the values that its name calls for; nested ones become JSON where text is expected."""
     try:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         if pa.types.is_nested(column.type) and kind == pa.string():
             texts = (None if value is None else json.dumps(value, default=str) for value in column.to_pylist())
             return pa.chunked_array([pa.array(texts, kind)])
@@ -173,10 +219,20 @@ def _moment(value: Any) -> datetime | None:
 def _resolved(uri: str | None, folder: str) -> str:
     if not uri:
         raise ConfigError("no uri: expected that of an image")
-    if "://" not in uri and not uri.startswith("/"):
+    if _is_relative(uri):
         scheme, path = folder.split("://", 1)
         uri = f"{scheme}://{posixpath.normpath(posixpath.join(path, uri))}"
     return canonical(uri)
+
+
+def _names(table: pa.Table, column: str, uri: str) -> list[str]:
+    if column not in table.column_names:
+        return [""] * table.num_rows
+    return [name or "" for name in _as(table[column], column, pa.string(), uri).to_pylist()]
+
+
+def _is_relative(uri: str) -> bool:
+    return "://" not in uri and not uri.startswith("/")
 
 
 def _check(image: GivenImage) -> None:

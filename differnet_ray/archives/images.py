@@ -1,7 +1,7 @@
 """The bytes of one image file become RGB pixels, or an `ImageError` that says why they cannot.
 
-What a file is follows from its first bytes, never from its name. JPEG, PNG, BMP, TIFF and WEBP are read; of several
-frames or pages, the first. Nothing here changes the state of Pillow, so threads may decode side by side.
+What a file is follows from its first bytes, never from its name. JPEG, PNG, BMP, TIFF, WEBP and PPM (PBM, PGM) are read; of
+several frames or pages, the first. Nothing here changes the state of Pillow, so threads may decode side by side.
 
 Transparent parts show white, as in most viewers. 16-bit grey is scaled by its full range (value / 257, so that bright
 parts keep their detail), float grey by [0, 1]. Pillow converts the other modes. ICC profiles are ignored.
@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -31,7 +32,8 @@ from differnet_ray.errors import ImageError
 
 # Pillow's readers are called directly: `Image.open` compares with the process-wide `Image.MAX_IMAGE_PIXELS`, and warns.
 _READERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
-    str(reader.format): reader for reader in (JpegImageFile, PngImageFile, BmpImageFile, TiffImageFile, WebPImageFile)
+    str(reader.format): reader
+    for reader in (JpegImageFile, PngImageFile, BmpImageFile, TiffImageFile, WebPImageFile, PpmImageFile)
 }
 MAX_BYTES: Final = 100 * 2**20  # of an image file
 _EXPECTED: Final = "expected " + ", ".join(_READERS)
@@ -41,7 +43,7 @@ _SIGNATURE: Final = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<BMP>BM)|(?P<TIFF>(?:II|MM)(?:[*+]\0|\0[*+]))"
     rb"|(?P<WEBP>RIFF.{4}WEBP)|(?P<GIF>GIF8[79]a)|(?P<AVIF>.{4}ftypavi[fs])|(?P<HEIF>.{4}ftyp(?:he[iv]|mif|msf))"
     rb"|(?P<JPEG2000>\0{3}\x0cjP  |\xff\x4f\xff\x51)|(?P<JPEGXL>\0{3}\x0cJXL |\xff\x0a)|(?P<PSD>8BPS)|(?P<DDS>DDS )"
-    rb"|(?P<ICO>\0\0\x01\0)|(?P<ICNS>icns)|(?P<PNM>P[1-7]\s)|(?P<QOI>qoif)|(?P<SGI>\x01\xda)|(?P<FITS>SIMPLE  =)"
+    rb"|(?P<ICO>\0\0\x01\0)|(?P<ICNS>icns)|(?P<PPM>P[1-6]\s)|(?P<PAM>P7\s)|(?P<QOI>qoif)|(?P<SGI>\x01\xda)|(?P<FITS>SIMPLE  =)"
     rb"|(?P<EPS>%!PS|\xc5\xd0\xd3\xc6)|(?P<PDF>%PDF-)",
     re.DOTALL,
 )

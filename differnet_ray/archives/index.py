@@ -4,8 +4,9 @@
 
 A source is a folder, a tar, zip or Parquet file of images, or a given manifest. The category of an image comes from
 `--category`, from a given manifest or Parquet file, from `--path-pattern`, or from the MVTec AD layout
-`<category>/<train|test>/<defect>/<name>`; further names in the pattern become attributes. The path of an image inside an
-archive is `<archive>/<member>`, so that `{category}.zip/{name}` finds categories that have an archive each.
+`<category>/<train|test>/<defect>/<name>`; further names in the pattern become attributes. The attribute `defect` of good images
+is `good`, whatever they are called (`labels.py`). The path of an image inside an archive is `<archive>/<member>`, so that
+`{category}.zip/{name}` finds categories that have an archive each; backslashes of Windows count as `/` in it.
 """
 
 from __future__ import annotations
@@ -27,19 +28,25 @@ from differnet_ray.archives.given_manifest import GivenImage, is_manifest, read_
 from differnet_ray.archives.members import ARCHIVE_SUFFIXES, archive_kind, list_members, listing_an_archive
 from differnet_ray.archives.parquet_archive import holds_images, list_rows
 from differnet_ray.errors import ConfigError
+from differnet_ray.labels import kind_of
 from differnet_ray.storage.files import StoredFile, list_files, list_level, read_bytes, write_bytes
 from differnet_ray.storage.locations import canonical, join, name_of
 from differnet_ray.tables import MANIFEST
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_FOLDER = "ground_truth"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm")
+MASK_FOLDERS = ("ground_truth", "Data/Masks")  # of MVTec AD, BTAD and MPDD, and of VisA
 NOT_AN_IMAGE = "not an image"
 ROWS_AT_ONCE = 10_000
-CACHE_FORMAT = "1"  # grows when what is cached, or how an archive is read, changes
+CACHE_FORMAT = "2"  # grows when what is cached, or how an archive is read, changes
 
 # Rows of a manifest in the making: the category may be unknown
 FOUND = MANIFEST.schema.set(MANIFEST.schema.get_field_index("category"), MANIFEST.schema.field("category").with_nullable(True))
-_CACHED = pa.schema([FOUND.field(name) for name in ("member", "category", "offset", "size", "captured_at", "attributes")])
+_CACHED = pa.schema(
+    [
+        *(FOUND.field(name) for name in ("member", "category", "offset", "size", "captured_at", "attributes")),
+        pa.field("path", pa.string()),
+    ]
+)
 _MVTEC_AD = re.compile(r"(?:.*/)?(?P<category>[^/]+)/(?P<split>train|test)/(?P<defect>[^/]+)/[^/]+", re.DOTALL)
 
 
@@ -59,6 +66,11 @@ class Source:
     location: str
     etag: str | None = None
 
+    @property
+    def rank(self) -> tuple[str, str]:
+        """Of sources that name the same image the last by this order counts: a manifest, rather than what it names."""
+        return self.kind, self.uri
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -67,6 +79,7 @@ class Naming:
     Attributes:
         category: of all images; overrides manifests and paths.
         path_pattern: such as `{line}/{date}/{category}/{name}`, matched with the end of each image's path.
+        good: names of good images, beside those of `labels.GOOD_NAMES`.
 
     Raises:
         ConfigError: the pattern is malformed.
@@ -74,6 +87,7 @@ class Naming:
 
     category: str | None = None
     path_pattern: str | None = None
+    good: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.compiled()
@@ -181,7 +195,7 @@ def index_source(source: Source, naming: Naming, *, deep: bool = True, cache: st
     else:
         images = read_manifest(source.uri)
     pattern = naming.compiled()
-    rows = (_row(image, pattern, naming.category) for image in images)
+    rows = (_row(image, pattern, naming) for image in images)
     tables = [FOUND.empty_table()]
     while some := list(islice(rows, ROWS_AT_ONCE)):
         tables.append(pa.Table.from_pylist(some, schema=FOUND))
@@ -260,8 +274,10 @@ def _members(source: Source) -> tuple[Iterator[GivenImage], Counter[str]]:
     """The images of an archive, and how much else is in it, by reason."""
     if archive_kind(source.uri) == "parquet":
         return list_rows(source.uri, source.etag), Counter()
-    members = [(member, member.skipped or _not_an_image(member.name)) for member in list_members(source.uri, source.etag)]
-    images = (GivenImage(source.uri, member.name, member.offset, member.size) for member, why in members if not why)
+    members = [(member, member.skipped or _not_an_image(member.path)) for member in list_members(source.uri, source.etag)]
+    images = (
+        GivenImage(source.uri, member.name, member.offset, member.size, path=member.path) for member, why in members if not why
+    )
     return images, Counter(why for _, why in members if why)
 
 
@@ -271,26 +287,29 @@ def _not_an_image(path: str) -> str | None:
     parts = path.strip("/").split("/")
     if any(part.startswith(".") and part not in (".", "..") for part in parts):  # those two are names only in archives
         return "hidden"
-    if MASK_FOLDER in parts[:-1]:
+    if any(f"/{folder}/" in f"/{'/'.join(parts)}" for folder in MASK_FOLDERS):
         return "mask"
     return None if parts[-1].lower().endswith(IMAGE_SUFFIXES) else NOT_AN_IMAGE
 
 
-def _row(image: GivenImage, pattern: re.Pattern[str], category: str | None) -> dict[str, object]:
-    match = pattern.fullmatch(path_of(image.uri, image.member).split("://", 1)[1])
+def _row(image: GivenImage, pattern: re.Pattern[str], naming: Naming) -> dict[str, object]:
+    match = pattern.fullmatch(path_of(image.uri, image.path or image.member).split("://", 1)[1])
     attributes = match.groupdict() if match else {}
     from_path = attributes.pop("category", None)
     attributes.pop("name", None)
+    attributes |= image.attributes
+    if "defect" in attributes:
+        attributes["defect"] = kind_of(attributes["defect"], naming.good)
     return {
         "image_id": image_id(image.uri, image.member),
         "uri": image.uri,
         "member": image.member,
-        "category": category or image.category or from_path,
+        "category": naming.category or image.category or from_path,
         "offset": image.offset,
         "size": image.size,
         "etag": image.etag,
         "captured_at": image.captured_at,
-        "attributes": sorted((attributes | image.attributes).items()),
+        "attributes": sorted(attributes.items()),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 
 from differnet_ray.archives.index import Naming, Tally, index_source, path_of, sources_of
 from differnet_ray.errors import ConfigError
+from differnet_ray.labels import GOOD
 from differnet_ray.storage.files import READ_THREADS
 from differnet_ray.tables import MANIFEST, check_category, conform
 from differnet_ray.threads import map_ahead
@@ -44,7 +46,12 @@ class Listing:
 
 
 def list_images(
-    locations: Sequence[str], *, category: str | None = None, path_pattern: str | None = None, limit: int | None = None
+    locations: Sequence[str],
+    *,
+    category: str | None = None,
+    path_pattern: str | None = None,
+    good: Sequence[str] = (),
+    limit: int | None = None,
 ) -> Listing:
     """Lists the images of some locations, here and now; `distributed.index` does it for archives of any size.
 
@@ -53,13 +60,15 @@ def list_images(
             (.csv, .jsonl, .ndjson, .parquet; see `given_manifest.py`). Local or s3://.
         category: as in `index.Naming`.
         path_pattern: as in `index.Naming`.
+        good: as in `index.Naming`.
         limit: keep the first so many rows.
 
     Raises:
         ConfigError: a location is missing or holds no image, an archive or manifest is damaged, the pattern is malformed, or
-            an image has no category.
+            an image has no category, or several.
     """
-    naming, tables = Naming(category, path_pattern), []
+    naming = Naming(category, path_pattern, tuple(good))
+    tables: list[tuple[tuple[str, str], pa.Table]] = []
     if category is not None:
         check_category(category)
     sources = sources_of(locations)
@@ -69,13 +78,13 @@ def list_images(
         results = map_ahead(lambda source: index_source(source, naming), sources, READ_THREADS)
         for source, (table, found) in zip(sources, results, strict=True):
             tally.add(source, found)
-            tables.append(table)
+            tables.append((source.rank, table))
             below += found.sources
         sources = below
     tally.check()
-    table, unplaced = merged(tables, limit)
+    table, unplaced = merged((table for _, table in sorted(tables, key=itemgetter(0))), limit)
     if unplaced.num_rows:
-        raise ConfigError(no_category(unplaced))
+        raise ConfigError(not_placed(unplaced))
     return Listing(table, dict(tally.skipped))
 
 
@@ -83,35 +92,69 @@ def merged(tables: Iterable[pa.Table], limit: int | None = None) -> tuple[pa.Tab
     """The rows of several sources as one manifest.
 
     Args:
-        tables: of `index.FOUND`; of rows with the same id the last one counts.
+        tables: of `index.FOUND`; of rows with the same id and category the last one counts, and a row without a category
+            does not where there is one with.
         limit: keep the first so many rows.
 
     Returns:
-        Sorted manifest rows, and the rows of which nothing says the category.
+        Sorted manifest rows; and the images that cannot be among them, with a further column `categories`: null where nothing
+        says the category, else the several ones that rows with the same id say, such as `nut, screw`.
 
     Raises:
         ConfigError: a category cannot be one.
     """
     rows = pa.concat_tables(tables)
-    places = pa.array(np.arange(rows.num_rows))
-    last = pa.table({"id": rows["image_id"], "place": places}).group_by("id").aggregate([("place", "max")])["place_max"]
-    if len(last) < rows.num_rows:
-        rows = rows.take(last)
+    rows, several = _each_once(rows)
     rows = rows.sort_by([(name, "ascending") for name in _ORDER])  # nulls come last
     n_placed = rows.num_rows - rows["category"].null_count
     for name in pc.unique(rows["category"].slice(0, n_placed)).to_pylist():
         check_category(name)
     placed = rows.slice(0, n_placed if limit is None else min(limit, n_placed))
-    return conform(placed, MANIFEST.schema), rows.slice(n_placed)
+    unplaced = rows.slice(n_placed)
+    categories = pa.array([several.get(image) for image in unplaced["image_id"].to_pylist()], pa.string())
+    return conform(placed, MANIFEST.schema), unplaced.append_column("categories", categories)
 
 
-def no_category(unplaced: pa.Table) -> str:
-    """What to say of images of which nothing says the category, rows of `index.FOUND`."""
-    first = min(map(path_of, unplaced["uri"].to_pylist(), unplaced["member"].to_pylist()))
-    return (
-        f"{unplaced.num_rows} images have no category, the first is {first}: give --category NAME, a --path-pattern "
-        "such as '{line}/{category}/{name}', or use the layout <category>/test/<defect>/<name>"
-    )
+def _each_once(rows: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+    """Each image once, without a category where rows say several: these as well, by image id."""
+    places = np.arange(rows.num_rows) + rows.num_rows * rows["category"].is_valid().to_numpy()
+    by_image = pa.table({"id": rows["image_id"], "place": places, "category": rows["category"]}).group_by("id")
+    last = by_image.aggregate([("place", "max")])["place_max"].to_numpy() % max(1, rows.num_rows)
+    if len(last) == rows.num_rows:
+        return rows, {}
+    said = by_image.aggregate([("category", "count_distinct"), ("category", "distinct")])
+    said = said.filter(pc.field("category_count_distinct") > 1)
+    several = {
+        image: ", ".join(sorted(names))
+        for image, names in zip(said["id"].to_pylist(), said["category_distinct"].to_pylist(), strict=True)
+    }
+    rows = rows.take(last)
+    is_torn = pc.is_in(rows["image_id"], value_set=pa.array(several, pa.string()))
+    category = pc.if_else(is_torn, pa.scalar(None, pa.string()), rows["category"])
+    return rows.set_column(rows.column_names.index("category"), rows.schema.field("category"), category), several
+
+
+def not_placed(unplaced: pa.Table) -> str:
+    """What to say of the images that `merged` could not place."""
+    several = unplaced.filter(pc.field("categories").is_valid())
+    none = unplaced.filter(pc.field("categories").is_null())
+    texts = []
+    if none.num_rows:
+        texts.append(
+            f"{none.num_rows} images have no category, the first is {min(_paths(none))}: give --category NAME, a "
+            "--path-pattern such as '{line}/{category}/{name}', or use the layout <category>/test/<defect>/<name>"
+        )
+    if several.num_rows:
+        first, categories = min(zip(_paths(several), several["categories"].to_pylist(), strict=True))
+        texts.append(
+            f"{several.num_rows} images have several categories, the first is {first} ({categories}): keep one row of each in "
+            "the manifests, or give --category NAME"
+        )
+    return "; ".join(texts)
+
+
+def _paths(rows: pa.Table) -> list[str]:
+    return list(map(path_of, rows["uri"].to_pylist(), rows["member"].to_pylist()))
 
 
 def listing_digest(manifest: pa.Table) -> str:
@@ -133,7 +176,7 @@ def select(listing: Listing, *, categories: Sequence[str] = (), split: str | Non
     keep = [
         (not categories or row_category in categories)
         and (split is None or attributes.get("split", "train") == split)
-        and (defect is None or attributes.get("defect", "good") == defect)
+        and (defect is None or attributes.get("defect", GOOD) == defect)
         for row_category, attributes in zip(
             listing.table["category"].to_pylist(), map(dict, listing.table["attributes"].to_pylist()), strict=True
         )
@@ -169,5 +212,5 @@ def together(listing: Listing, name: str) -> Listing:
 
 
 def defects(rows: pa.Table) -> list[str]:
-    """The defect of each row by the MVTec AD layout, `good` for none; empty where the path does not say."""
+    """The defect of each row, `labels.GOOD` for none; empty where nothing says it."""
     return [dict(attributes).get("defect", "") for attributes in rows["attributes"].to_pylist()]

@@ -32,7 +32,7 @@ MAX_HEADER = 2**20  # bytes of a long name in a tar: tarfile holds it in memory
 
 NOT_REGULAR, REPLACED = "not a regular file", "replaced later in its archive"
 
-_ENCRYPTED = 0x1  # flag of a zip member
+_ENCRYPTED, _UTF_8 = 0x1, 0x800  # flags of a zip member
 _PLAIN_ZIP = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks the others without a bound
 _EXTENDED_HEADERS = (
     tarfile.XHDTYPE,
@@ -60,12 +60,14 @@ class Member:
 
     Attributes:
         name: exactly as the archive has it.
+        path: the name with `/` between folders, as `as_paths` has it.
         offset: where its content begins; None where that is no range of the archive's bytes (tar.gz, zip, sparse files).
         size: of its content, in bytes.
         skipped: why it is no file to read, or None.
     """
 
     name: str
+    path: str
     offset: int | None
     size: int
     skipped: str | None = None
@@ -79,6 +81,16 @@ def archive_kind(uri: str) -> Kind | None:
         'tar.gz'
     """
     return next((kind for suffix, kind in ARCHIVE_SUFFIXES.items() if uri.lower().endswith(suffix)), None)
+
+
+def as_paths(names: Sequence[str]) -> list[str]:
+    r"""Names of files with `/` between folders: some programs of Windows write `\`, which counts where no name has a `/`.
+
+    Example:
+        >>> as_paths([r"screw\good\1.png", "2.png"])
+        ['screw/good/1.png', '2.png']
+    """
+    return list(names) if any("/" in name for name in names) else [name.replace("\\", "/") for name in names]
 
 
 def list_members(uri: str, etag: str | None = None) -> list[Member]:
@@ -181,7 +193,7 @@ def _tar_members(file: IO[bytes], uri: str) -> Iterator[Member]:
     with _open_tar(file, uri) as archive:
         for entry in _tar_entries(archive):
             offset = entry.offset_data if ranges and not entry.issparse() else None
-            yield Member(entry.name, offset, entry.size, None if entry.isreg() else NOT_REGULAR)
+            yield Member(entry.name, entry.name, offset, entry.size, None if entry.isreg() else NOT_REGULAR)
         while not ranges and archive.fileobj and archive.fileobj.read(2**20):  # gzip's checksum is at its very end
             pass
 
@@ -225,17 +237,30 @@ def _spool(
 
 def _zip_members(file: IO[bytes]) -> Iterator[Member]:
     with zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
+        infos = archive.infolist()
+        names = [_zip_name(info) for info in infos]
+        for info, name, path in zip(infos, names, as_paths(names), strict=True):
             mode = stat.S_IFMT(info.external_attr >> 16)  # of Unix; 0 where another system wrote it
-            if not info.is_dir():
-                yield Member(info.filename, None, info.file_size, NOT_REGULAR if mode not in (0, stat.S_IFREG) else None)
+            if not path.endswith("/"):
+                yield Member(name, path, None, info.file_size, NOT_REGULAR if mode not in (0, stat.S_IFREG) else None)
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member: without the flag for UTF-8 it is CP437 by the rule, but many programs write UTF-8 and no flag."""
+    if info.flag_bits & _UTF_8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:  # text of CP437 is hardly ever valid in UTF-8
+        return info.filename
 
 
 def _zip_contents(file: IO[bytes], names: Sequence[str]) -> Iterator[bytes | ImageError]:
     with zipfile.ZipFile(file) as archive:
+        infos = {_zip_name(info): info for info in archive.infolist()}
         for name in names:
             try:
-                content: bytes | ImageError = _zip_content(archive, archive.getinfo(name))
+                content: bytes | ImageError = _zip_content(archive, infos[name])
             except KeyError:
                 content = ImageError("missing", "the archive has no such member any more")
             except ImageError as error:

@@ -1,7 +1,8 @@
 """Images in a column of a Parquet file: which rows there are, and their bytes.
 
     column                                                of every row
-    the only one of type binary or struct<bytes: binary>  the image (Hugging Face datasets writes structs, with a path in them)
+    the only one of type binary or struct<bytes: binary>  the image (Hugging Face datasets writes structs, with a path in them);
+                                                          where there is none, the only one of lists of uint8 instead of binary
     member, name, path, filename, file_name or key        its name; the first that is there, else the path in the struct
     category, captured_at                                 as in a given manifest
     any other                                             becomes an attribute, as text
@@ -45,7 +46,8 @@ def holds_images(uri: str, etag: str | None = None) -> bool:
         StorageError: it cannot be read.
     """
     with _opened(uri, etag) as file:
-        return "uri" not in file.schema_arrow.names and len(_image_columns(file.schema_arrow)) == 1
+        schema = file.schema_arrow
+        return "uri" not in map(str.lower, schema.names) and len(_image_columns(schema)) == 1
 
 
 def list_rows(uri: str, etag: str | None = None) -> Iterator[GivenImage]:
@@ -114,15 +116,25 @@ def _opened(uri: str, etag: str | None) -> Iterator[pq.ParquetFile]:
 
 
 def _image_columns(schema: pa.Schema) -> list[pa.Field]:
-    return [field for field in schema if _is_binary(field.type) or _is_binary(_field_type(field.type, BYTES))]
+    found = [[field for field in schema if fits(field.type) or fits(_field_type(field.type, BYTES))] for fits in _IMAGE_TYPES]
+    return next(filter(None, found), [])
 
 
-def _is_binary(kind: pa.DataType | None) -> bool:
-    return kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+def _is_binary(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _field_type(kind: pa.DataType, name: str) -> pa.DataType | None:
-    return kind.field(name).type if pa.types.is_struct(kind) and kind.get_field_index(name) >= 0 else None
+def _is_list_of_bytes(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and pa.types.is_uint8(kind.value_type))
+
+
+_IMAGE_TYPES = (_is_binary, _is_list_of_bytes)
+
+
+def _field_type(kind: pa.DataType, name: str) -> pa.DataType:
+    return kind.field(name).type if pa.types.is_struct(kind) and kind.get_field_index(name) >= 0 else pa.null()
 
 
 def _names(rows: pa.Table, column: str | None) -> Sequence[str | None]:
@@ -147,10 +159,15 @@ def _group(uri: str, etag: str | None, group: int) -> pa.ChunkedArray:
 
 
 def _content(image: pa.Scalar) -> bytes | ImageError:
+    if isinstance(image, pa.DictionaryScalar) and image.is_valid:
+        image = image.value
     if not image.is_valid:
         return ImageError("unreadable", "the row has no image in it")
+    values = image.values if isinstance(image, pa.ListScalar) else None
+    if values is not None and values.null_count:
+        return ImageError("unreadable", f"{values.null_count} of the {len(values):,} bytes of the image are null")
     try:
-        check_size(image.as_buffer().size)
+        check_size(image.as_buffer().size if values is None else len(values))
     except ImageError as error:
         return error
-    return bytes(image.as_py())
+    return bytes(image.as_py()) if values is None else values.to_numpy().tobytes()

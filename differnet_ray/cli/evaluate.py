@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, DATA, MODELS, OUTPUT
+from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, DATA, GOOD_NAMES, MODELS, OUTPUT
 from differnet_ray.cli.score import run_score
 from differnet_ray.errors import ConfigError
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 @MODELS
 @OUTPUT
 @CATEGORIES
+@GOOD_NAMES
 @AS_JSON
-def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], as_json: bool) -> None:
+def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], good: tuple[str, ...], as_json: bool) -> None:
     """Measure detection on a labelled data set: metrics, ROC, histograms, sheets of images."""
     from differnet_ray.archives.manifest import list_images, select
     from differnet_ray.archives.masks import has_masks
@@ -32,7 +33,7 @@ def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], a
     from differnet_ray.report.evaluation import evaluate_scores, stored_scores
     from differnet_ray.storage.locations import canonical
 
-    listing = select(list_images([data]), split="test", categories=categories)
+    listing = select(list_images([data], good=good), split="test", categories=categories)
     if not listing.table.num_rows:
         raise ConfigError(f"{data}: no test images; expected some in <category>/test/<defect>")
     in_use, _ = models_in_use(canonical(models), listing.categories, {})

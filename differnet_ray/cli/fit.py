@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, MODELS, recipe_options
+from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, GOOD_NAMES, MODELS, recipe_options
 from differnet_ray.config import Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
+from differnet_ray.labels import GOOD
 
 if TYPE_CHECKING:
     from differnet_ray.pipeline.fit_state import CategoryState
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # Options of fit that say how it works, in contrast to what the recipe is
 WORKING_OPTIONS = ["shots", "together", "max_parallel", "gpus_per_fit", "bank_memory", "scratch", "checkpoint_seconds"]
-WORKING_OPTIONS += ["resume", "test"]
+WORKING_OPTIONS += ["resume", "test", "good"]
 SKIPPED_SHOWN = 5
 
 
@@ -29,6 +30,7 @@ SKIPPED_SHOWN = 5
 @click.option("--manifest", help="Instead of --data: a CSV, JSON Lines or Parquet file that names images.")
 @MODELS
 @CATEGORIES
+@GOOD_NAMES
 @recipe_options
 @click.option("--target-fpr", type=float, help="Share of good images that may be called anomalous.")
 @click.option("--seed", type=int, help="Of weights, transforms, order, hold-out and shots.")
@@ -81,6 +83,7 @@ def run_fit(
     recipe: Recipe,
     backbone_weights: str | None,
     *,
+    good: Sequence[str] = (),
     shots: int | None = None,
     together: str | None = None,
     max_parallel: int | None = None,
@@ -99,6 +102,7 @@ def run_fit(
         categories: which; all if empty.
         recipe: all settings.
         backbone_weights: as the option.
+        good: names of good images, beside those of `labels.GOOD_NAMES`.
         shots: fit on so many images of each category, drawn from the seed.
         together: fit all categories in one flow, as the category of this name.
         max_parallel: fits at the same time.
@@ -119,12 +123,15 @@ def run_fit(
     if gpus_per_fit is not None and not (0 < gpus_per_fit <= 1 or gpus_per_fit == int(gpus_per_fit) > 0):
         raise ConfigError(f"--gpus-per-fit {gpus_per_fit}: expected a share of at most 1, or a whole number of GPUs")
     backbone, weights = backbone_of(backbone_weights)
-    images = list_images([data])
-    good = select(images, split="train", defect="good")
+    images = list_images([data], good=good)
+    training = select(images, split="train", defect=GOOD)
     for category in categories or [data]:
-        if not select(good, categories=[category] if categories else []).table.num_rows:
-            raise ConfigError(f"{category}: no good images below {data}; expected some in <category>/train/good")
-    listing, labelled = (select(part, categories=categories) for part in (good, select(images, split="test")))
+        if not select(training, categories=[category] if categories else []).table.num_rows:
+            raise ConfigError(
+                f"{category}: no good images below {data}; expected some in <category>/train/good, or ok, normal, or a name "
+                "that --good NAME gives"
+            )
+    listing, labelled = (select(part, categories=categories) for part in (training, select(images, split="test")))
     if shots is not None:
         listing = sample(listing, shots, recipe.fit.seed)
     if together is not None:

@@ -77,6 +77,9 @@ MODELS = click.option("--models", required=True, help="Model store: a folder or 
 OUTPUT = click.option("--output", required=True, help="Results: a folder or s3:// URI.")
 RUN_ID = click.option("--run-id", required=True, help="Of a published run: a name in OUTPUT/runs.")
 CATEGORIES = click.option("--category", "categories", multiple=True, metavar="NAME", help="Only this category (repeatable).")
+GOOD_NAMES = click.option(
+    "--good", multiple=True, metavar="NAME", help="Of good images, beside good, ok and normal in any case (repeatable)."
+)
 DATA = click.option("--data", required=True, help="Images in the layout <category>/<train|test>/<defect>/<name>.")
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from differnet_ray.cli.fit import backbone_of
-from differnet_ray.cli.options import CATEGORIES, CONFIG, DATA, OUTPUT, recipe_options
+from differnet_ray.cli.options import CATEGORIES, CONFIG, DATA, GOOD_NAMES, OUTPUT, recipe_options
 from differnet_ray.config import Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
 from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
+from differnet_ray.labels import GOOD
 
 
 @click.command()
@@ -20,6 +21,7 @@ from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
 @DATA
 @OUTPUT
 @CATEGORIES
+@GOOD_NAMES
 @click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fits of each row.")
 @recipe_options
 @click.pass_context
@@ -30,6 +32,7 @@ def reproduce(
     data: str,
     output: str,
     categories: tuple[str, ...],
+    good: tuple[str, ...],
     n_seeds: int,
     preset_name: str,
     backbone_weights: str | None,
@@ -37,7 +40,7 @@ def reproduce(
 ) -> None:
     """Re-run a table or figure of the paper on a data set in MVTec AD layout; run again, it goes on where it was."""
     recipe = published_recipe(experiment, preset(preset_name)).override(**changes)
-    text, complete = run_reproduce(experiment, data, output, categories, recipe, backbone_weights, n_seeds)
+    text, complete = run_reproduce(experiment, data, output, categories, recipe, backbone_weights, n_seeds, good=good)
     click.echo(text)
     if not complete:
         ctx.exit(EXIT_FAILED)
@@ -51,6 +54,8 @@ def run_reproduce(
     recipe: Recipe,
     backbone_weights: str | None,
     n_seeds: int,
+    *,
+    good: Sequence[str] = (),
 ) -> tuple[str, bool]:
     """`reproduce`, checked before any work.
 
@@ -64,13 +69,13 @@ def run_reproduce(
     from differnet_ray.storage.locations import canonical
 
     backbone, weights = backbone_of(backbone_weights)
-    images = list_images([data])
+    images = list_images([data], good=good)
     _check_categories(categories, images.categories, data)
     listing = select(images, categories=categories)
     n_images = {category: images_of(listing, category, "train").num_rows for category in listing.categories}
     for category, n in n_images.items():
         kinds = set(defects(images_of(listing, category, "test")))
-        if n < 2 or "good" not in kinds or len(kinds) < 2:
+        if n < 2 or GOOD not in kinds or len(kinds) < 2:
             raise ConfigError(
                 f"category {category!r} of {data} has {n} images in train/good and {sorted(kinds)} in test; expected at "
                 "least 2 good training images, and good and defective test images"

@@ -91,7 +91,7 @@ def run_score(
     from differnet_ray.archives.index import Naming, sources_of
     from differnet_ray.archives.manifest import Listing
     from differnet_ray.results.publish import publish_alone, publishing
-    from differnet_ray.results.runs import NO_CATEGORY, no_category_uri, plan_run, published
+    from differnet_ray.results.runs import NAMED_REASONS, no_category_uri, plan_run, published
     from differnet_ray.storage.files import check_writable
     from differnet_ray.storage.locations import canonical, join
     from differnet_ray.tables import check_category
@@ -134,8 +134,11 @@ def run_score(
         )
         if sources and index.skipped:
             click.echo("not scored: " + ", ".join(f"{n} files ({why})" for why, n in index.skipped.items()), err=True)
-        if NO_CATEGORY in index.skipped:
-            click.echo(f"WARNING: images without a category: {no_category_uri(output, run.run_id)} names them", err=True)
+        if not index.skipped.keys().isdisjoint(NAMED_REASONS):
+            click.echo(
+                f"WARNING: images without a category, or with several: {no_category_uri(output, run.run_id)} names them",
+                err=True,
+            )
         done = published(output, run)
         if done is not None and resume:
             if replace:

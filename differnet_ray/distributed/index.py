@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +16,10 @@ import pyarrow.compute as pc
 import ray
 
 from differnet_ray.archives.index import Found, Naming, Source, Tally, index_source
-from differnet_ray.archives.manifest import Listing, listing_digest, merged, no_category
+from differnet_ray.archives.manifest import Listing, listing_digest, merged, not_placed
 from differnet_ray.distributed.resources import cluster_size, own_errors
 from differnet_ray.errors import ConfigError
-from differnet_ray.results.runs import NO_CATEGORY, write_manifest
+from differnet_ray.results.runs import NO_CATEGORY, SEVERAL_CATEGORIES, write_manifest
 
 FOLDERS_PER_CPU = 4  # so many folders are read level by level, to find more; the rest with all that is below them
 
@@ -30,13 +31,13 @@ class Summary:
     Attributes:
         counts: category to images, sorted.
         digest: as `manifest.listing_digest`.
-        n_unplaced: images without a category.
+        unplaced: images without a category, or with several, by reason.
         complaint: about them, if there are any.
     """
 
     counts: dict[str, int]
     digest: str
-    n_unplaced: int
+    unplaced: dict[str, int]
     complaint: str
 
 
@@ -101,7 +102,8 @@ def index_archives(
         ConfigError: a location holds no image, an archive or manifest is damaged, or no image has a category.
         StorageError: a location cannot be read.
     """
-    tally, tables = Tally(sources), []
+    tally = Tally(sources)
+    tables: list[tuple[tuple[str, str], Any]] = []  # they come in any order
     waiting, running = deque(sources), dict[Any, tuple[Source, Any]]()
     cores = cluster_size()[0]
     done, known = 0, len(sources)
@@ -115,23 +117,21 @@ def index_archives(
                 source, table = running.pop(ready)
                 found: Found = ray.get(ready)
                 tally.add(source, found)
-                tables += [table] * bool(found.n_images)
+                tables += [(source.rank, table)] * bool(found.n_images)
                 waiting += found.sources
                 done, known = done + 1, known + len(found.sources)
             on_progress(IndexProgress(done, known, tally.n_images))
     tally.check()
-    return _index_of(tables, limit, tally.skipped)
+    return _index_of([table for _, table in sorted(tables, key=itemgetter(0))], limit, tally.skipped)
 
 
 def _index_of(tables: list[Any], limit: int | None, skipped: dict[str, int]) -> Index:
     with own_errors("indexing"):
         *placed, summary = _merge.remote(limit, *tables)
         found: Summary = ray.get(summary)
-    if not found.counts and found.n_unplaced:
+    if not found.counts and found.unplaced:
         raise ConfigError(found.complaint)
-    if found.n_unplaced:
-        skipped = {**skipped, NO_CATEGORY: found.n_unplaced}
-    return Index(found.counts, found.digest, skipped, tuple(placed))
+    return Index(found.counts, found.digest, skipped | found.unplaced, tuple(placed))
 
 
 @ray.remote(num_returns=2)
@@ -143,8 +143,10 @@ def _index(source: Source, naming: Naming, deep: bool, cache: str) -> tuple[pa.T
 def _merge(limit: int | None, *tables: pa.Table) -> tuple[pa.Table, pa.Table, Summary]:
     manifest, unplaced = merged(tables, limit)
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(manifest["category"]).to_pylist()}
-    complaint = no_category(unplaced) if unplaced.num_rows else ""
-    return manifest, unplaced, Summary(dict(sorted(counts.items())), listing_digest(manifest), unplaced.num_rows, complaint)
+    n_none = unplaced["categories"].null_count
+    reasons = {NO_CATEGORY: n_none, SEVERAL_CATEGORIES: unplaced.num_rows - n_none}
+    reasons = {reason: n for reason, n in reasons.items() if n}
+    return manifest, unplaced, Summary(dict(sorted(counts.items())), listing_digest(manifest), reasons, not_placed(unplaced))
 
 
 @ray.remote

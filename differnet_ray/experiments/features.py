@@ -33,9 +33,9 @@ from differnet_ray.archives.manifest import Listing, select
 from differnet_ray.config import Recipe
 from differnet_ray.errors import DifferNetError, ImageError, StorageError
 from differnet_ray.experiments.cells import BANK
+from differnet_ray.labels import GOOD
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor
-from differnet_ray.model.metrics import GOOD
 from differnet_ray.model.transforms import TransformSet, fixed_transforms, random_transforms
 from differnet_ray.pipeline.stages import as_tensors
 from differnet_ray.storage.files import exists, read_bytes, write_bytes

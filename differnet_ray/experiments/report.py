@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from differnet_ray.config import Recipe
 from differnet_ray.experiments.cells import FLOW, CellResult, Row
 from differnet_ray.experiments.published import SHOTS_16, TABLE_2_QUOTED, published_auroc
-from differnet_ray.model.metrics import GOOD, roc_curve
+from differnet_ray.labels import GOOD
+from differnet_ray.model.metrics import roc_curve
 from differnet_ray.report.plots import roc_plot, score_histogram, shots_plot
 from differnet_ray.storage.files import write_bytes
 from differnet_ray.storage.locations import join

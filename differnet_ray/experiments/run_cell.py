@@ -20,10 +20,11 @@ from differnet_ray.config import FitConfig, Recipe
 from differnet_ray.errors import FitError
 from differnet_ray.experiments.cells import FLOW, NEAREST, SVM, Cell, CellResult, Row, train_kind
 from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of
+from differnet_ray.labels import GOOD
 from differnet_ray.model.baselines import Scorer, fit_nearest_neighbour, fit_one_class_svm
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.metrics import GOOD, IMAGE_METRICS, auroc
+from differnet_ray.model.metrics import IMAGE_METRICS, auroc
 from differnet_ray.model.scoring import transform_scores
 
 BASELINES = {SVM: fit_one_class_svm, NEAREST: fit_nearest_neighbour}

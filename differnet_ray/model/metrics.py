@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-GOOD = "good"  # the kind of an image without defect, as in MVTec AD
+from differnet_ray.labels import GOOD
 
 
 @dataclass(frozen=True)

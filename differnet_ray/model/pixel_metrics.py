@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from differnet_ray.model.metrics import GOOD
+from differnet_ray.labels import GOOD
 
 MAX_FPR = 0.3
 _CONNECTED = np.zeros((3, 3, 3), dtype=np.bool_)  # within an image all eight neighbours, between images none

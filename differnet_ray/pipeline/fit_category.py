@@ -28,9 +28,10 @@ from differnet_ray.archives.fetch import decoded_images
 from differnet_ray.archives.manifest import Listing, defects, select
 from differnet_ray.config import Recipe
 from differnet_ray.errors import DifferNetError, FitError, ImageError, StorageError
+from differnet_ray.labels import GOOD
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.model.extractor import Extractor
-from differnet_ray.model.metrics import GOOD, auroc
+from differnet_ray.model.metrics import auroc
 from differnet_ray.pipeline.fit_flows import CategoryFits, Effort, Fitted, Unseen
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
 from differnet_ray.pipeline.stages import as_tensors

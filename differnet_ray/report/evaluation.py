@@ -1,7 +1,8 @@
 """How well published scores and gradient maps separate good from anomalous images of a labelled data set.
 
-Legend: labels follow the MVTec AD layout, `<category>/test/<defect>/<name>`, where the defect `good` is none. Pixel metrics
-compare gradient maps with the masks in `<category>/ground_truth`, both at 256 x 256 pixels.
+Legend: the label of an image is its attribute `defect`, where `good` is none; in the MVTec AD layout the folder in
+`<category>/test/<defect>/<name>` says it. Pixel metrics compare gradient maps with the masks of defects, both at 256 x 256
+pixels.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from PIL import Image
 
 from differnet_ray.archives.fetch import decoded_image
 from differnet_ray.archives.manifest import defects
-from differnet_ray.archives.masks import has_masks, mask_uri, read_mask
+from differnet_ray.archives.masks import has_masks, mask_uris, read_mask
 from differnet_ray.errors import ConfigError, DifferNetError, ImageError
-from differnet_ray.model.metrics import GOOD, detection_metrics, roc_curve
+from differnet_ray.labels import GOOD
+from differnet_ray.model.metrics import detection_metrics, roc_curve
 from differnet_ray.model.pixel_metrics import localization_metrics
 from differnet_ray.report.plots import Tile, contact_sheet, roc_plot, score_histogram
 from differnet_ray.results.runs import read_table
@@ -103,7 +105,7 @@ def stored_scores(output: str, images: pa.Table, digests: Sequence[str]) -> pa.T
 
     Args:
         output: canonical URI of the results.
-        images: `tables.MANIFEST`.
+        images: `tables.MANIFEST`; their attributes hold, not those that they were once scored with.
         digests: of the models.
 
     Returns:
@@ -117,7 +119,10 @@ def stored_scores(output: str, images: pa.Table, digests: Sequence[str]) -> pa.T
     rows = rows.filter(pc.or_(by_models, pc.is_null(rows["model_digest"])))
     rows = rows.filter(pc.is_in(rows["image_id"], value_set=images["image_id"])).sort_by([("dt", "descending")])
     _, newest = np.unique(rows["image_id"].to_numpy(zero_copy_only=False), return_index=True)
-    return rows.take(newest) if len(newest) == images.num_rows else None
+    if len(newest) != images.num_rows:
+        return None
+    rows, images = rows.take(newest).sort_by("image_id"), images.sort_by("image_id")
+    return rows.set_column(rows.column_names.index("attributes"), rows.schema.field("attributes"), images["attributes"])
 
 
 def maps_of(output: str, category: str, scored: pa.Table | None = None) -> Mapping[str, NDArray[np.float16]]:
@@ -171,15 +176,15 @@ def _mask(uri: str, kind: str) -> NDArray[np.bool_] | str:
     """The mask of an image, empty for a good one; or why it cannot be used."""
     if kind == GOOD:
         return np.zeros((PIXELS, PIXELS), dtype=np.bool_)
-    mask = mask_uri(uri)
-    if mask is None:
+    masks = mask_uris(uri)
+    if not masks:
         return f"{uri}: not in <category>/test/<defect>"
     try:
-        return read_mask(mask, PIXELS)
-    except FileNotFoundError:
-        return f"{mask}: no such file"
+        return read_mask(masks, PIXELS)
+    except FileNotFoundError as error:
+        return str(error)
     except ImageError as error:
-        return f"{mask}: {error.reason}"
+        return error.reason
 
 
 def _upsampled(gradient_map: NDArray[np.float16]) -> NDArray[np.float32]:

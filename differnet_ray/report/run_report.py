@@ -25,7 +25,7 @@ from differnet_ray.errors import ModelStoreError, StorageError
 from differnet_ray.report.pictures import Picture, pictures
 from differnet_ray.report.run_rows import CategoryRows, RunRows, newer_runs, read_rows
 from differnet_ray.report.score_bars import Histogram, cells_of, histogram
-from differnet_ray.results.runs import NO_CATEGORY, no_category_uri
+from differnet_ray.results.runs import NAMED_REASONS, no_category_uri
 from differnet_ray.storage.files import write_bytes
 from differnet_ray.storage.locations import FILE, join
 from differnet_ray.store.model_store import ModelStore
@@ -158,7 +158,7 @@ def _page(
         n_flagged=sum(section.n_flagged for section in sections),
         not_scored=rows.not_scored,
         n_not_scored=sum(n for section in sections for s, n in section.rows.counts.items() if s not in SCORED_STATUSES),
-        no_category=no_category_uri(output, record["run_id"]) if record["skipped"].get(NO_CATEGORY) else None,
+        no_category=no_category_uri(output, record["run_id"]) if any(map(record["skipped"].get, NAMED_REASONS)) else None,
         output=output,
         models=models,
         flagged_sql=_sql(output, record, "status IN ('review', 'anomalous')", "anomaly_score / threshold DESC"),

@@ -3,7 +3,7 @@
 OUTPUT/scores/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
 OUTPUT/maps/dt=YYYY-MM-DD/category=NAME/RUN_ID-00000.parquet
 OUTPUT/runs/RUN_ID.json
-OUTPUT/runs/RUN_ID.no-category.csv                    images that could not be scored: nothing says their category
+OUTPUT/runs/RUN_ID.no-category.csv                    images that could not be scored: of no category, or of several
 OUTPUT/_index/*.parquet                               what is in archives that were read before
 OUTPUT/_staging/RUN_ID/{manifest,rows}/*.parquet      work in progress; no reader looks here
 OUTPUT/_staging/RUN_ID/fingerprint                    of what the work is
@@ -36,7 +36,8 @@ from differnet_ray.storage.locations import join, name_of
 from differnet_ray.tables import Table, conform
 
 MANIFEST_ROWS_PER_FILE, MANIFEST_ROWS_PER_GROUP = 100_000, 10_000
-NO_CATEGORY = "no category"  # reason of files that are not scored
+NO_CATEGORY, SEVERAL_CATEGORIES = "no category", "several categories"
+NAMED_REASONS = (NO_CATEGORY, SEVERAL_CATEGORIES)  # of images that are not scored, but named
 RUNS_FOLDER, STAGING_FOLDER = "runs", "_staging"
 UNPLACED = "no-category.csv"
 _PARTITIONING = ds.partitioning(pa.schema([("dt", pa.date32()), ("category", pa.string())]), flavor="hive")
@@ -160,13 +161,13 @@ def stage_manifest(output: str, run: Run, write: Callable[[str], None]) -> str:
 
 
 def write_manifest(uri: str, manifest: pa.Table, unplaced: pa.Table | None = None) -> None:
-    """Writes manifest rows as Parquet files below a URI, and the names of images without a category as CSV beside it."""
+    """Writes manifest rows as Parquet files below a URI, and the names of images without one category as CSV beside it."""
     for part, start in enumerate(range(0, manifest.num_rows, MANIFEST_ROWS_PER_FILE)):
         rows = manifest.slice(start, MANIFEST_ROWS_PER_FILE)
         write_bytes(join(uri, f"{part:05d}.parquet"), _parquet(rows, row_group_size=MANIFEST_ROWS_PER_GROUP))
     if unplaced is not None and unplaced.num_rows:
         sink = io.BytesIO()
-        pyarrow.csv.write_csv(unplaced.select(["uri", "member"]), sink)
+        pyarrow.csv.write_csv(unplaced.select(["uri", "member", "categories"]), sink)
         write_bytes(f"{uri}.{UNPLACED}", sink.getvalue())
 
 
@@ -229,7 +230,7 @@ def _parquet(table: pa.Table, *, row_group_size: int) -> bytes:
 
 
 def no_category_uri(output: str, run_id: str) -> str:
-    """Where the images of a run are named of which nothing says the category."""
+    """Where the images of a run are named of which nothing says the category, or that are said to be of several."""
     return join(output, RUNS_FOLDER, f"{run_id}.{UNPLACED}")
 
 

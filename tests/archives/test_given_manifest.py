@@ -215,8 +215,10 @@ def refused(manifest: Path) -> str:
 
 
 def test_a_manifest_needs_a_column_uri(form: str, tmp_path: Path) -> None:
-    message = refused(write(tmp_path / f"m{form}", [{"path": "1.png", "URI": "1.png"}]))
-    assert "has the columns path, URI: expected a column uri, and optionally member, offset, size, etag, category" in message
+    message = refused(write(tmp_path / f"m{form}", [{"name": "1.png", "Where": "1.png"}]))
+    assert (
+        "has the columns name, Where: expected a column uri (or path, file, filename, image), and optionally member," in message
+    )
 
 
 @pytest.mark.parametrize("content", ["uri,member\n", "uri\n"])

@@ -49,7 +49,7 @@ def test_truncated_file_is_unreadable(name: str, keep: float) -> None:
     assert isinstance(error.__cause__, Exception)
 
 
-OTHERS = ["GIF", "PPM", "ICO", "JPEG2000", "AVIF", "DDS", "ICNS", "QOI", "SGI", "EPS", "PDF"]
+OTHERS = ["GIF", "ICO", "JPEG2000", "AVIF", "DDS", "ICNS", "QOI", "SGI", "EPS", "PDF"]
 
 
 @pytest.mark.parametrize("format", OTHERS)
@@ -59,8 +59,31 @@ def test_other_formats_are_unsupported(format: str) -> None:
         pytest.skip(f"this Pillow does not write {format}")
     error = refused(saved(scene(64, 64), format))
     assert error.status == "unsupported"
-    assert {"PPM": "PNM"}.get(format, format) in error.reason
-    assert "expected JPEG, PNG, BMP, TIFF, WEBP" in error.reason
+    assert format in error.reason
+    assert "expected JPEG, PNG, BMP, TIFF, WEBP, PPM" in error.reason
+
+
+def test_the_kind_of_netpbm_that_no_reader_knows_is_unsupported() -> None:
+    error = refused(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nTUPLTYPE GRAYSCALE\nENDHDR\n\0")
+    assert (error.status, "of format PAM" in error.reason) == ("unsupported", True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P2 is a part",
+        b"P5 2 2 255 \0\0\0",
+        b"P5 2 2 99999 ",
+        b"P5 -2 -2 255 " + bytes(4),
+        b"P5 2",
+        b"P6 #" + b"x" * 99,
+        b"P3 1 1 9 1 2",
+    ],
+)
+def test_a_damaged_netpbm_file_is_unreadable(data: bytes) -> None:
+    error = refused(data)
+    assert error.status == "unreadable"
+    assert "the PPM file is damaged or incomplete: " in error.reason
 
 
 def test_byte_limit_is_exact_and_comes_first() -> None:

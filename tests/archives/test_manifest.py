@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from differnet_ray.archives.index import IMAGE_SUFFIXES, image_id
-from differnet_ray.archives.manifest import Listing, list_images, sample, select, together
+from differnet_ray.archives.manifest import Listing, list_images
 from differnet_ray.errors import ConfigError
 from differnet_ray.storage.locations import canonical
 from differnet_ray.tables import MANIFEST, check_category
@@ -236,7 +234,7 @@ def test_a_missing_location_is_named(tmp_path: Path) -> None:
 
 def test_a_location_without_images_is_named_even_beside_a_good_one(plant: Plant) -> None:
     good, empty = plant(*MVTEC_AD), plant("a.txt", ".b.png", below="empty")
-    with pytest.raises(ConfigError, match=r"empty: no images among its 2 files; expected jpg, jpeg, png"):
+    with pytest.raises(ConfigError, match=r"empty: no images among its 2 files; expected jpg, jpeg, jpe, jfif, png,"):
         listed(good, empty)
 
 
@@ -345,59 +343,49 @@ def test_a_limit_keeps_the_first_rows(limit: int, plant: Plant) -> None:
     assert listed(root, limit=limit).table.equals(listed(root).table.slice(0, limit))
 
 
-# --- select -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wanted", "n_rows"),
-    [
-        ({}, 5),
-        ({"categories": ["screw"]}, 4),
-        ({"categories": ["screw", "metal_nut"]}, 5),
-        ({"categories": ["washer"]}, 0),
-        ({"split": "train"}, 2),
-        ({"split": "test", "defect": "good"}, 1),
-        ({"defect": "bent", "categories": ["screw"]}, 0),
-    ],
-)
-def test_select_keeps_the_rows_that_match(wanted: dict[str, object], n_rows: int, plant: Plant) -> None:
-    listing = listed(plant(*MVTEC_AD, "screw/license.txt"))
-    chosen = select(listing, **wanted)  # type: ignore[arg-type]
-    assert chosen.table.num_rows == n_rows
-    assert chosen.table.schema == MANIFEST.schema
-    assert [row for row in listing.table.to_pylist() if row in chosen.table.to_pylist()] == chosen.table.to_pylist()
-    assert chosen.skipped == listing.skipped
-
-
-def test_an_image_of_which_nothing_is_said_is_a_good_one_to_train_on(plant: Plant) -> None:
-    listing = listed(plant("1.png"), category="screw")
-    assert select(listing, split="test").table.num_rows == select(listing, defect="dent").table.num_rows == 0
-    assert select(listing, split="train", defect="good").table.equals(pa.table(listing.table))
-
-
-def test_a_sample_is_drawn_from_each_category_by_the_seed(plant: Plant) -> None:
-    root = plant(*(f"{category}/train/good/{i}.png" for category in ("screw", "lid") for i in range(9)), "nut/train/good/1.png")
-    listing = listed(root)
-    drawn = sample(listing, 4, seed=3)
-    assert Counter(column(drawn, "category")) == {"lid": 4, "nut": 1, "screw": 4}
-    assert drawn.table.equals(sample(listing, 4, seed=3).table)
-    assert not drawn.table.equals(sample(listing, 4, seed=4).table)
-    assert set(column(drawn, "uri")) <= set(column(listing, "uri"))
-    assert column(drawn, "uri") == sorted(column(drawn, "uri"))
-
-
-def test_categories_together_are_one_and_keep_what_they_are_of(plant: Plant) -> None:
-    listing = listed(plant("lid/train/good/1.png", "nut/test/dent/2.png"))
-    one = together(listing, "all parts")
-    assert one.categories == ["all parts"]
-    assert [dict(attributes)["product"] for attributes in one.table["attributes"].to_pylist()] == ["lid", "nut"]
-    assert one.table.schema.equals(MANIFEST.schema)
-    assert select(one, split="test").table.num_rows == 1
-    assert one.digest() != listing.digest()
-    with pytest.raises(ConfigError, match="'a/b' is not a usable name"):
-        together(listing, "a/b")
-
-
 def test_uris_of_a_listing_are_canonical(plant: Plant) -> None:
     uris = column(listed(plant(*MVTEC_AD, "a  b/ü/%41/test/good/1.png")), "uri")
     assert [canonical(str(uri)) for uri in uris] == uris
+
+
+# --- images that stand twice ------------------------------------------------------------------------------------------
+
+
+def given(path: Path, *rows: str) -> Path:
+    """Writes a manifest of paths and categories; returns its path."""
+    path.write_text("\n".join(["uri,category", *rows]))
+    return path
+
+
+def test_an_image_of_several_categories_is_refused_by_name(plant: Plant, tmp_path: Path) -> None:
+    root = plant(*MVTEC_AD)
+    once, twice = (f"{root}/{name}" for name in MVTEC_AD[:2])
+    manifest = given(tmp_path / "m.csv", f"{once},screw", f"{twice},nut", f"{twice},bolt", f"{once},screw")
+    for locations in ([manifest], [root, manifest], [manifest, root]):
+        with pytest.raises(ConfigError) as caught:
+            listed(*locations)
+        categories = "bolt, nut" if len(locations) == 1 else "bolt, nut, screw"
+        assert str(caught.value).startswith(f"1 images have several categories, the first is file://{twice} ({categories}): ")
+    assert listed(root, manifest, category="screw").table.num_rows == len(MVTEC_AD)
+
+
+def test_what_says_no_category_contradicts_none(plant: Plant, tmp_path: Path) -> None:
+    root = plant("1.png", "2.png")
+    manifest = given(tmp_path / "m.csv", f"{root}/1.png,nut", f"{root}/1.png,", f"{root}/2.png,", f"{root}/2.png,lid")
+    for locations in ([manifest], [root, manifest], [manifest, root]):
+        assert column(listed(*locations), "category") == ["lid", "nut"]
+
+
+def test_images_of_no_category_and_of_several_are_both_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"2 images have no category, .*; 1 images have several categories, the first is .*c.png"
+    ):
+        listed(given(tmp_path / "m.csv", "a.png,", "b.png,", "c.png,x", "c.png,y"))
+
+
+def test_a_manifest_counts_rather_than_what_it_names_wherever_it_stands(plant: Plant, tmp_path: Path) -> None:
+    root = plant("screw/train/good/1.png")
+    (tmp_path / "a.csv").write_text(f"uri,line\n{root}/screw/train/good/1.png,7\n")
+    (tmp_path / "b.csv").write_text(f"uri,line\n{root}/screw/train/good/1.png,8\n")
+    for locations in ([root, tmp_path / "a.csv", tmp_path / "b.csv"], [tmp_path / "b.csv", tmp_path / "a.csv", root]):
+        assert [found["line"] for found in attributes(listed(*locations))] == ["8"]

@@ -34,7 +34,13 @@ def table(kind: str = "binary", n: int = N, **columns: list[object]) -> pa.Table
         struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         rows = [{"bytes": content, "path": path} for content, path in zip(contents, given, strict=True)]
         return pa.table({"image": pa.array(rows, struct), **columns})
-    return pa.table({"picture": pa.array(contents, pa.large_binary() if kind == "large" else pa.binary()), **columns})
+    if kind.startswith("list"):
+        lists = pa.array(
+            [list(image(i)) for i in range(n)], pa.large_list(pa.uint8()) if kind == "lists" else pa.list_(pa.uint8())
+        )
+        return pa.table({"picture": lists, **columns})
+    pictures = pa.array(contents, pa.large_binary() if kind == "large" else pa.binary())
+    return pa.table({"picture": pictures.dictionary_encode() if kind == "dictionary" else pictures, **columns})
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def listed(*locations: str, **how: object) -> Listing:
     return list_images(list(locations), **how)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["binary", "large", "struct"])
+@pytest.mark.parametrize("kind", ["binary", "large", "struct", "dictionary", "list", "lists"])
 def test_every_row_is_an_image_whose_bytes_come_back(kind: str, stored: Callable[..., str]) -> None:
     uri = stored(table(kind))
     rows = listed(uri, category="lid").table
@@ -80,6 +86,50 @@ def test_a_path_in_the_struct_names_the_image(stored: Callable[..., str]) -> Non
     assert rows["category"].to_pylist() == ["lid", "lid", "nut"]
     assert [dict(attributes)["defect"] for attributes in rows["attributes"].to_pylist()] == ["good", "dent", "good"]
     assert list(read_images(rows)) == [image(0), image(1), image(2)]
+
+
+def test_a_struct_may_hold_a_list_of_bytes(stored: Callable[..., str]) -> None:
+    struct = pa.struct([("bytes", pa.list_(pa.uint8())), ("path", pa.string())])
+    uri = stored(
+        pa.table({"image": pa.array([{"bytes": list(image(n)), "path": f"lid/test/ok/{n}.png"} for n in range(3)], struct)})
+    )
+    rows = listed(uri).table
+    assert rows["member"].to_pylist() == [f"lid/test/ok/{n}.png" for n in range(3)]
+    assert list(read_images(rows)) == [image(n) for n in range(3)]
+
+
+def test_lists_of_numbers_are_attributes_where_there_are_bytes(stored: Callable[..., str]) -> None:
+    uri = stored(table(n=2).append_column("embedding", pa.array([[1, 2], None], pa.list_(pa.uint8()))))
+    rows = listed(uri, category="lid").table
+    assert [dict(attributes) for attributes in rows["attributes"].to_pylist()] == [{"embedding": "[1, 2]"}, {}]
+    assert list(read_images(rows)) == [image(0), image(1)]
+    assert not holds_images(stored(pa.table({"embedding": pa.array([[1]], pa.list_(pa.int64()))}), "other.parquet"))
+
+
+def test_a_list_without_bytes_or_with_gaps_and_a_null_in_a_dictionary_have_a_reason(stored: Callable[..., str]) -> None:
+    lists = stored(pa.table({"image": pa.array([[65, 66], None, [], [65, None]], pa.list_(pa.uint8()))}))
+    whole, null, empty, gaps = read_rows(lists, range(4))
+    assert (whole, empty) == (b"AB", b"")
+    assert [str(reason) for reason in (null, gaps)] == [
+        "unreadable: the row has no image in it",
+        "unreadable: 1 of the 2 bytes of the image are null",
+    ]
+    encoded = stored(pa.table({"image": pa.array([b"1", None, b"1"]).dictionary_encode()}), "encoded.parquet")
+    first, null, last = read_rows(encoded, range(3))
+    assert (first, last, str(null)) == (b"1", b"1", "unreadable: the row has no image in it")
+
+
+def test_dictionary_encoded_text_names_images_and_says_of_them(stored: Callable[..., str]) -> None:
+    texts = {"name": ["1.png", "1.png"], "category": ["lid", "nut"], "line": ["3", None], "captured_at": ["2026-01-31", None]}
+    encoded = {name: pa.array(values).dictionary_encode() for name, values in texts.items()}
+    plain, other = (listed(stored(table("dictionary", n=2, **columns))).table for columns in (texts, encoded))
+    assert other.drop_columns("etag").equals(plain.drop_columns("etag"))
+    assert other["member"].to_pylist() == ["1.png", "1.png#1"]
+    assert other["attributes"].to_pylist() == [[("line", "3")], []]
+
+
+def test_a_manifest_is_none_also_where_its_column_is_called_otherwise(stored: Callable[..., str]) -> None:
+    assert not holds_images(stored(table(URI=["a.png"] * N)))
 
 
 def test_columns_say_category_time_and_attributes(stored: Callable[..., str]) -> None:

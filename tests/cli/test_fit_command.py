@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from differnet_ray import cli
+from differnet_ray.archives.manifest import defects
 from differnet_ray.distributed import fit, resources
 from differnet_ray.pipeline.fit_category import FitJob
 from differnet_ray.pipeline.fit_state import CategoryState
@@ -55,6 +57,28 @@ def test_a_data_set_is_split_into_good_training_and_labelled_test_images(job_of:
     assert job.test.table.num_rows == 16
     assert job_of("--data", factory, "--no-test").test.table.num_rows == 0
     assert categories(job_of("--data", factory, "--category", "lid")) == {"lid": 12}
+
+
+def test_good_images_may_have_the_names_of_btad_or_others(job_of: Callable[..., FitJob], factory: Path, tmp_path: Path) -> None:
+    for category, ok, ko in (("01", "ok", "ko"), ("02", "OK", "KO"), ("03", "Gut", "riss")):
+        shutil.copytree(factory / "lid" / "train" / "good", tmp_path / "btad" / category / "train" / ok)
+        shutil.copytree(factory / "lid" / "test" / "good", tmp_path / "btad" / category / "test" / ok)
+        shutil.copytree(factory / "lid" / "test" / "dent", tmp_path / "btad" / category / "test" / ko)
+    assert categories(job_of("--data", tmp_path / "btad")) == {"01": 12, "02": 12}
+    job = job_of("--data", tmp_path / "btad", "--good", "gut")
+    assert categories(job) == {"01": 12, "02": 12, "03": 12}
+    assert Counter(defects(job.test.table)) == {"good": 12, "ko": 4, "KO": 4, "riss": 4}
+    refused = CliRunner().invoke(cli.main, ["reproduce", *arguments_of_multimodal(tmp_path, "03")])
+    assert "category '03'" in refused.output
+    assert "has 0 images in train/good and ['Gut', 'riss'] in test" in refused.output
+    for category, options in (("01", []), ("03", ["--good", "gut"])):  # these pass that check, and fail at the next
+        result = CliRunner().invoke(cli.main, ["reproduce", *arguments_of_multimodal(tmp_path, category), *options])
+        assert "expected at least 2, found" in result.output
+
+
+def arguments_of_multimodal(tmp_path: Path, category: str) -> list[str]:
+    where = ["--data", str(tmp_path / "btad"), "--output", str(tmp_path / "out")]
+    return ["--experiment", "multimodal", "--backbone-weights", "random", *where, "--category", category]
 
 
 def test_few_shots_are_drawn_from_the_seed(job_of: Callable[..., FitJob], factory: Path) -> None:

@@ -48,8 +48,25 @@ def test_images_without_a_category_are_named_beside_the_manifest(factory: Path, 
     assert index.n_images == 8
     index.write(canonical(str(tmp_path / "manifest")))
     assert (tmp_path / "manifest.no-category.csv").read_text().splitlines() == [
-        '"uri","member"',
-        f'"file://{archive}/stray, 1.jpg",',
+        '"uri","member","categories"',
+        f'"file://{archive}/stray, 1.jpg",,',
+    ]
+
+
+def test_images_of_several_categories_are_named_beside_the_manifest_too(factory: Path, tmp_path: Path) -> None:
+    lid = factory / "lid" / "test" / "good"
+    (tmp_path / "a.csv").write_text(f"uri,category\n{lid}/00.jpg,nut\n{lid}/01.jpg,lid\n")
+    (tmp_path / "b.csv").write_text(f"uri,category\n{lid}/00.jpg,bolt\n{tmp_path}/stray.jpg,\n")
+    locations = [str(tmp_path / "b.csv"), str(factory), str(tmp_path / "a.csv")]
+    index = index_archives(
+        sources_of(locations), Naming(), limit=None, cache=canonical(str(tmp_path / "cache")), on_progress=lambda _: None
+    )
+    assert index.counts == {"lid": 19, "plate": 20}
+    assert index.skipped == {"mask": 8, "no category": 1, "several categories": 1}
+    index.write(canonical(str(tmp_path / "manifest")))
+    assert (tmp_path / "manifest.no-category.csv").read_text().splitlines() == [
+        '"uri","member","categories"',
+        *sorted([f'"file://{lid}/00.jpg",,"bolt, lid, nut"', f'"file://{tmp_path}/stray.jpg",,']),
     ]
 
 

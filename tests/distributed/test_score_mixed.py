@@ -185,7 +185,7 @@ def check(plant: Plant, command: Command, exit_code: int, out: str) -> None:
     assert sum(record["counts"].values()) == record["n_images"]
     assert record["skipped"] == {"hidden": 1, "no category": 2, "not an image": 1}
     strays = read_bytes(join(command.output, "runs", f"{record['run_id']}.no-category.csv")).decode()
-    assert sorted(line.split("/")[-1] for line in strays.splitlines()[1:]) == ['another stray.png",', 'stray.jpg",']
+    assert sorted(line.split("/")[-1] for line in strays.splitlines()[1:]) == ['another stray.png",,', 'stray.jpg",,']
     assert not exists(join(command.output, "_staging")) or not list(list_files(join(command.output, "_staging")))
 
 

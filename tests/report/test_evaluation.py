@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from functools import partial
@@ -18,10 +19,9 @@ import pytest
 from PIL import Image
 from sklearn import metrics as oracle  # type: ignore[import-untyped]
 
-from differnet_ray.archives.manifest import Listing, list_images, select
-from differnet_ray.archives.masks import has_masks, mask_uri, read_mask
+from differnet_ray.archives.manifest import Listing, defects, list_images, select
 from differnet_ray.cli.evaluate import metrics_table
-from differnet_ray.errors import ConfigError, ImageError
+from differnet_ray.errors import ConfigError
 from differnet_ray.model.metrics import detection_metrics
 from differnet_ray.model.pixel_metrics import aupro, pixel_auroc
 from differnet_ray.report import evaluation
@@ -262,39 +262,21 @@ def test_the_printed_table_leaves_blank_what_there_is_not(evaluate: Evaluate) ->
     assert f"{found['pixel_auroc']:.3f}" in rows[2]
 
 
-def test_where_a_mask_lies() -> None:
-    assert mask_uri("file:///a/screw/test/good/x.y.png") == "file:///a/screw/ground_truth/good/x.y_mask.png"
-    assert mask_uri("s3://plant/screw/test/dent/7") == "s3://plant/screw/ground_truth/dent/7_mask.png"
-    for elsewhere in ("s3://plant/7.png", "s3://plant/screw/train/good/7.png", "file:///a/b/7.png"):
-        assert mask_uri(elsewhere) is None
+def test_the_labels_of_now_hold_not_those_that_the_images_were_scored_with(data: Path, tmp_path: Path) -> None:
+    rows = published(select(list_images([str(data)]), split="test"), tmp_path / "out")
+    images = select(list_images([str(data)], good=["Crack"]), split="test").table
+    found = evaluation.stored_scores(canonical(str(tmp_path / "out")), images, [MODEL[1]])
+    assert found is not None
+    assert found.drop_columns("attributes").equals(rows.sort_by("image_id").drop_columns("attributes"))
+    assert Counter(defects(found)) == {"good": 8, "stain": 2}
+    by_uri = dict(zip(found["uri"].to_pylist(), defects(found), strict=True))
+    assert all(kind == ("stain" if "/stain/" in uri else "good") for uri, kind in by_uri.items())
 
 
-def test_has_masks_looks_for_the_folders(data: Path) -> None:
-    uris = select(list_images([str(data)]), split="test").table["uri"].to_pylist()
-    assert has_masks(uris)
-    assert not has_masks([uri for uri in uris if "/good/" in uri])
-    assert not has_masks([])
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        Image.fromarray(np.array([[0, 1], [255, 0]], dtype=np.uint8)),
-        Image.fromarray(np.array([[0, 1], [65535, 0]], dtype=np.uint16)),
-        Image.fromarray(np.array([[False, True], [True, False]])),
-        Image.fromarray(np.array([[[0, 0, 0], [200, 0, 0]], [[0, 9, 0], [0, 0, 0]]], dtype=np.uint8)),
-        Image.fromarray(np.array([[0, 200], [255, 0]], dtype=np.uint8)).convert("P"),
-    ],
-    ids=lambda image: image.mode,
-)
-def test_a_mask_of_any_mode_marks_what_is_not_black(pixels: Image.Image, tmp_path: Path) -> None:
-    pixels.save(tmp_path / "mask.png")
-    mask = read_mask(canonical(str(tmp_path / "mask.png")), 4)
-    assert mask.dtype == np.bool_
-    assert mask.tolist() == np.kron([[0, 1], [1, 0]], np.ones((2, 2))).astype(bool).tolist()
-
-
-def test_a_mask_that_is_no_image_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mask.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match="the mask is damaged or no image"):
-        read_mask(canonical(str(tmp_path / "mask.png")), 4)
+def test_good_images_and_masks_of_btad_are_known(evaluate: Evaluate, data: Path) -> None:
+    expected = evaluate()
+    (data / "plate" / "test" / "good").rename(data / "plate" / "test" / "ok")
+    for mask in sorted(data.glob("plate/ground_truth/*/*_mask.png")):
+        Image.open(mask).save(mask.with_name(mask.name.removesuffix("_mask.png") + ".bmp"))
+        mask.unlink()
+    assert evaluate(dt=date(2026, 2, 1)) == expected

@@ -89,13 +89,15 @@ def test_counts_of_the_run_stand_in_the_table(page: str, made: MadeRun) -> None:
     assert "<dt>not an image</dt><dd>12</dd>" in page
 
 
-def test_images_of_no_category_are_mentioned_with_the_file_that_names_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", ["no category", "several categories"])
+def test_images_without_one_category_are_mentioned_with_the_file_that_names_them(reason: str, tmp_path: Path) -> None:
     output, run = canonical(str(tmp_path / "out")), a_run()
     published_run(output, run)
     file = path_of(f"{output}/runs/{run.run_id}.json")
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"skipped": {"no category": 7}}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"skipped": {reason: 7}}))
     text = path_of(write_run_report(output, run.run_id)).read_text()
-    assert "of 7 images" in text
+    assert f"<dt>{reason}</dt><dd>7</dd>" in text
+    assert "Images of no category, or of several, are named in" in text
     assert f"{output}/runs/{run.run_id}.no-category.csv" in text
 
 

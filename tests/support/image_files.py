@@ -101,6 +101,7 @@ VALID = {
     "BMP": saved(smooth(24, 16), "BMP"),
     "TIFF": saved(smooth(24, 16), "TIFF"),
     "WEBP": saved(smooth(24, 16), "WEBP", lossless=True),
+    "PPM": saved(smooth(24, 16), "PPM"),
 }
 
 SIXTEEN_BITS = np.array([[0, 255, 256, 257], [385, 386, 32767, 32768], [40000, 65278, 65407, 65535], [0] * 4])

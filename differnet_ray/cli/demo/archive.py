@@ -21,6 +21,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from scipy import ndimage
 
 from differnet_ray.errors import ConfigError
+from differnet_ray.labels import GOOD
 
 Plane = NDArray[np.floating[Any]]
 Picture = NDArray[np.floating[Any]]
@@ -62,7 +63,7 @@ def make_archive(folder: Path, *, seed: int = 0, n_train: int = 40, n_test_good:
             image, mask = _draw_image(category, kind, [seed, *f"{category}/{part}/{n}".encode()])
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path, quality=92)
-            if kind != "good":
+            if kind != GOOD:
                 mask_path = folder / category / "ground_truth" / kind / f"{n:03d}_mask.png"
                 mask_path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(mask.astype(np.uint8) * 255).save(mask_path)
