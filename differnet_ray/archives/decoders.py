@@ -1,7 +1,8 @@
 """Decoding beside this process: an image that kills its decoder is one image that cannot be used, not the end of a job.
 
-A few child processes of this one decode, one image at a time each, so that who crashed on what needs no search. They start with
-the first image, in a quarter of a second, and end with this process. Only bytes and JSON pass between them.
+So is one that its decoder never gets done with. A few child processes of this one decode, one image at a time each, so that who
+crashed on what needs no search. They start with the first image, in a quarter of a second, and end with this process. Only
+bytes and JSON pass between them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from differnet_ray.errors import ImageError
 
 CHILDREN = min(4, os.cpu_count() or 1)
 CHILD_BYTES = 8 * 2**30  # of address space: an image that takes more is too large
+SECONDS = 60.0  # for an image, from when a child has it; the largest take a few
 
 
 class Decoders:
@@ -37,13 +39,17 @@ class Decoders:
         """As `images.decode`, for any thread.
 
         Raises:
-            ImageError: as `images.decode`, and with status `failed` where the image killed its decoder.
+            ImageError: as `images.decode`, and with status `failed` where the image killed its decoder or took too long.
         """
         check_size(len(data))
         child = self._free.get() or _Child()
         alive = True
         try:
             return child.decode(data, size)
+        except TimeoutError as error:
+            alive = False
+            child.kill()
+            raise ImageError("failed", f"the image was not decoded within {SECONDS:g} s; its decoder was ended") from error
         except (EOFError, OSError) as error:
             alive, exit_code = False, child.end()
             raise ImageError("failed", f"the image killed the process that decoded it (exit code {exit_code})") from error
@@ -57,17 +63,26 @@ class _Child:
         command = [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"]
         with theirs:
             process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603
+        self._process = process
         self.end = weakref.finalize(self, _end, self._pipe, process)  # at the latest when this process ends
 
     def decode(self, data: bytes, size: int) -> DecodedImage:
         self._pipe.send_bytes(str(size).encode())
         self._pipe.send_bytes(data)
+        self._pipe.recv_bytes()  # it has the image: a child that is only starting is not late
+        if not self._pipe.poll(SECONDS):
+            raise TimeoutError
         answer = json.loads(self._pipe.recv_bytes())
         if "reason" in answer:
             raise ImageError(answer["status"], answer["reason"])
         pixels = np.empty((size, size, 3), np.uint8)
         self._pipe.recv_bytes_into(pixels.reshape(-1))
         return DecodedImage(pixels, answer["width"], answer["height"])
+
+    def kill(self) -> None:
+        """Ends it, whatever it does."""
+        self._process.kill()
+        self.end()
 
 
 def _end(pipe: Connection, process: subprocess.Popen[bytes]) -> int:
@@ -85,6 +100,7 @@ def serve(handle: int) -> None:
             size, data = int(pipe.recv_bytes()), pipe.recv_bytes()
         except EOFError:
             return
+        pipe.send_bytes(b"")
         try:
             image = decode(data, size=size)
         except ImageError as error:

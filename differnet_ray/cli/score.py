@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,15 @@ from differnet_ray.cli.options import AS_JSON, CONFIG, MODELS, OUTPUT, actors_be
 from differnet_ray.errors import EXIT_NOT_ALL_SCORED, ConfigError
 
 if TYPE_CHECKING:
+    from differnet_ray.archives.index import Naming
     from differnet_ray.archives.manifest import Listing
+    from differnet_ray.distributed.index import Index
     from differnet_ray.distributed.score import ScoreProgress
     from differnet_ray.pipeline.stages import Maps
+    from differnet_ray.results.runs import Run
 
 CATEGORIES_SHOWN = 8  # of those in work: images come sorted by category, so they are few
+TO_SCORE = "to_score"  # in a dry run, what is neither of the statuses no_model and too_large
 
 
 @click.command()
@@ -39,11 +44,15 @@ CATEGORIES_SHOWN = 8  # of those in work: images come sorted by category, so the
 @click.option("--score-actors", "actors", callback=actors_between, metavar="MIN:MAX", help="Default: what suits the cluster.")
 @click.option("--replace", is_flag=True, help="The day holds this run alone; default: rows of other images stay.")
 @click.option("--resume/--no-resume", default=True, help="Go on where the same command was killed; default, or begin anew.")
+@click.option("--dry-run", is_flag=True, help="Index, count and show what the paths say; score and write nothing.")
 @AS_JSON
 @click.pass_context
-def score(ctx: click.Context, /, inputs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def score(ctx: click.Context, /, inputs: tuple[str, ...], as_json: bool, dry_run: bool, **options: Any) -> None:
     """Score an archive of images and land the results in Parquet."""
-    record = run_score(inputs, **options)
+    record = run_score(inputs, dry_run=dry_run, **options)
+    if dry_run:
+        click.echo(json.dumps(record, indent=2) if as_json else plan_table(record))
+        return
     click.echo(json.dumps(record, indent=2) if as_json else run_table(record))
     if not_scored(record):
         ctx.exit(EXIT_NOT_ALL_SCORED)
@@ -67,8 +76,9 @@ def run_score(
     actors: tuple[int, int] | None = None,
     resume: bool = True,
     replace: bool = False,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    """`score`, checked before any work; returns the content of the run file.
+    """`score`, checked before any work; returns the content of the run file, or of a dry run what would be done.
 
     Args:
         images: locations, or a listing.
@@ -87,6 +97,7 @@ def run_score(
         actors: least and largest number of scoring actors.
         resume: go on where a killed run of the same was, and do nothing where one was published; else begin anew.
         replace: remove all rows of other runs from the day, also of other images.
+        dry_run: index and count only; write nothing.
     """
     from differnet_ray.archives.index import Naming, sources_of
     from differnet_ray.archives.manifest import Listing
@@ -101,7 +112,8 @@ def run_score(
     if category is not None:
         check_category(category)
     sources = [] if isinstance(images, Listing) else sources_of(images)
-    check_writable(output)
+    if not dry_run:
+        check_writable(output)
 
     from differnet_ray.cli.progress import Reporter
     from differnet_ray.distributed.index import index_archives, index_listing
@@ -117,13 +129,15 @@ def run_score(
                     sources,
                     naming,
                     limit=limit,
-                    cache=join(output, "_index"),
+                    cache=None if dry_run else join(output, "_index"),
                     on_progress=lambda p: reporter.show({"index": (p.done, p.total, f"{p.n_images:,} images")}),
                 )
         in_use, image_sizes = models_in_use(models, list(index.counts), versions or {}, n_transforms)
         without = [category for category in index.counts if category not in in_use]
-        if without and (require_models or not in_use):
-            raise ConfigError(f"{models} has no model of {', '.join(without)}: run fit first, or take those images out")
+        if not in_use:
+            raise ConfigError(_no_models(models, index, naming))
+        if without and require_models:
+            raise ConfigError(f"{models} has no model of {_some(without)}: run fit first, or take those images out")
         run = plan_run(
             dt=dt,
             listing_digest=index.digest,
@@ -132,6 +146,9 @@ def run_score(
             run_id=run_id,
             skipped=index.skipped,
         )
+        done = published(output, run)
+        if dry_run:
+            return {**_plan(index, run, naming), "published_at": done and done["finished_at"]}
         if sources and index.skipped:
             click.echo("not scored: " + ", ".join(f"{n} files ({why})" for why, n in index.skipped.items()), err=True)
         if not index.skipped.keys().isdisjoint(NAMED_REASONS):
@@ -139,7 +156,6 @@ def run_score(
                 f"WARNING: images without a category, or with several: {no_category_uri(output, run.run_id)} names them",
                 err=True,
             )
-        done = published(output, run)
         if done is not None and resume:
             if replace:
                 return publish_alone(output, run, done)
@@ -163,6 +179,79 @@ def run_score(
             return score_archive(job, image_sizes, lambda progress: reporter.show(_score_tasks(progress)))
 
 
+def _no_models(models: str, index: Index, naming: Naming) -> str:
+    """What to say where no image is of a category that has a model."""
+    from differnet_ray.store.model_store import ModelStore
+
+    return "\n".join(
+        [
+            f"{models} has no model of {_some(index.counts)}; it has: {_some(ModelStore(models).categories()) or 'none'}",
+            f"Read by {_origin(naming)}:",
+            *(f"  {_example(example)}" for example in map(asdict, index.summary.examples)),
+            "Correct --path-pattern, which is matched with the end of each path, or give --category NAME, or run fit first.",
+        ]
+    )
+
+
+def _origin(naming: Naming) -> str:
+    """What gives images their category and attributes, unless a manifest does."""
+    if naming.category:
+        return f"--category {naming.category}"
+    if naming.path_pattern:
+        return f"--path-pattern {naming.path_pattern!r}"
+    return "the layout <category>/<train|test>/<defect>/<name>"
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    said = {"category": example["category"], **example["attributes"]}
+    return f"{example['path']}: " + ", ".join(f"{name} {value!r}" for name, value in said.items())
+
+
+def _some(names: Iterable[str]) -> str:
+    found = sorted(names)
+    more = len(found) - CATEGORIES_SHOWN
+    return ", ".join(found[:CATEGORIES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _plan(index: Index, run: Run, naming: Naming) -> dict[str, Any]:
+    """What a run would do, as far as the index tells."""
+    category_counts = {}
+    for category, n in index.counts.items():
+        large = index.summary.too_large.get(category, 0)
+        to_be = {TO_SCORE: n - large, "too_large": large} if category in run.models else {"no_model": n}
+        category_counts[category] = {status: number for status, number in to_be.items() if number}
+    return {
+        "run_id": run.run_id,
+        "n_images": index.n_images,
+        "counts": dict(sum(map(Counter, category_counts.values()), Counter[str]())),
+        "category_counts": category_counts,
+        "models": {category: version for category, (version, _) in run.models.items()},
+        "skipped": index.skipped,
+        "no_category": index.summary.complaint or None,
+        "read_by": _origin(naming),
+        "examples": [asdict(example) for example in index.summary.examples],
+    }
+
+
+def plan_table(plan: Mapping[str, Any]) -> str:
+    """What a dry run found, for people."""
+    skipped = ", ".join(f"{n} files ({why})" for why, n in plan["skipped"].items())
+    known = f", which was published at {plan['published_at']}" if plan["published_at"] else ""
+    return "\n".join(
+        [
+            _counts_table(plan, [TO_SCORE, *(status for status in ("no_model", "too_large") if status in plan["counts"])]),
+            "",
+            f"Read by {plan['read_by']}:",
+            *(f"  {_example(example)}" for example in plan["examples"]),
+            "",
+            f"Skipped: {skipped or 'none'}",
+            *([plan["no_category"]] if plan["no_category"] else []),
+            "",
+            f"Nothing was scored. Without --dry-run this is run {plan['run_id']}{known}.",
+        ]
+    )
+
+
 def _score_tasks(progress: ScoreProgress) -> dict[str, tuple[int, int, str]]:
     counts = sum(map(Counter, progress.counts.values()), Counter[str]())
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
@@ -176,17 +265,22 @@ def _score_tasks(progress: ScoreProgress) -> dict[str, tuple[int, int, str]]:
 
 def run_table(record: Mapping[str, Any]) -> str:
     """Counts by category and status of a scoring run."""
-    from differnet_ray.cli.text_table import table
     from differnet_ray.tables import SCORED_STATUSES, STATUSES
 
     statuses = [status for status in STATUSES if status in record["counts"] or status in SCORED_STATUSES]
+    lines = [_counts_table(record, statuses), "", f"run {record['run_id']}, {record['n_maps']} gradient maps"]
+    lines += [f"replaced {n:,} rows of the run {run_id}" for run_id, n in record.get("replaced", {}).items()]
+    return "\n".join(lines)
+
+
+def _counts_table(record: Mapping[str, Any], statuses: Sequence[str]) -> str:
+    from differnet_ray.cli.text_table import table
+
     rows = [
         [category, *(str(counts.get(status, 0)) for status in statuses), str(sum(counts.values()))]
         for category, counts in {**record["category_counts"], "all": record["counts"]}.items()
     ]
-    lines = [table(["category", *statuses, "images"], rows), "", f"run {record['run_id']}, {record['n_maps']} gradient maps"]
-    lines += [f"replaced {n:,} rows of the run {run_id}" for run_id, n in record.get("replaced", {}).items()]
-    return "\n".join(lines)
+    return table(["category", *statuses, "images"], rows)
 
 
 def not_scored(record: Mapping[str, Any]) -> int:

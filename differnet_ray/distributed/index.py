@@ -11,17 +11,35 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from differnet_ray.archives.index import Found, Naming, Source, Tally, index_source
+from differnet_ray.archives.images import MAX_BYTES
+from differnet_ray.archives.index import Found, Naming, Source, Tally, index_source, path_of
 from differnet_ray.archives.manifest import Listing, listing_digest, merged, not_placed
 from differnet_ray.distributed.resources import cluster_size, own_errors
 from differnet_ray.errors import ConfigError
 from differnet_ray.results.runs import NO_CATEGORY, SEVERAL_CATEGORIES, write_manifest
 
+EXAMPLES = 3
 FOLDERS_PER_CPU = 4  # so many folders are read level by level, to find more; the rest with all that is below them
+
+
+@dataclass(frozen=True)
+class Example:
+    """What became of the path of an image.
+
+    Attributes:
+        path: as the path pattern sees it.
+        category: of the image.
+        attributes: of the image.
+    """
+
+    path: str
+    category: str
+    attributes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -30,12 +48,16 @@ class Summary:
 
     Attributes:
         counts: category to images, sorted.
+        too_large: category to images that are refused for their bytes alone, where there are any.
+        examples: a few images, from all over the manifest.
         digest: as `manifest.listing_digest`.
         unplaced: images without a category, or with several, by reason.
         complaint: about them, if there are any.
     """
 
     counts: dict[str, int]
+    too_large: dict[str, int]
+    examples: list[Example]
     digest: str
     unplaced: dict[str, int]
     complaint: str
@@ -46,15 +68,23 @@ class Index:
     """An indexed archive, in Ray's object store.
 
     Attributes:
-        counts: category to images, sorted.
-        digest: changes when an image is added, removed, replaced, or its path read otherwise.
+        summary: of its manifest.
         skipped: files and members that are not in the manifest, counted by reason.
     """
 
-    counts: dict[str, int]
-    digest: str
+    summary: Summary
     skipped: dict[str, int]
     _tables: tuple[Any, Any]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Category to images, sorted."""
+        return self.summary.counts
+
+    @property
+    def digest(self) -> str:
+        """Changes when an image is added, removed, replaced, or its path read otherwise."""
+        return self.summary.digest
 
     @property
     def n_images(self) -> int:
@@ -86,7 +116,7 @@ def index_archives(
     naming: Naming,
     *,
     limit: int | None,
-    cache: str,
+    cache: str | None,
     on_progress: Callable[[IndexProgress], None],
 ) -> Index:
     """Indexes the images of some locations.
@@ -95,7 +125,7 @@ def index_archives(
         sources: of `sources_of`.
         naming: what paths say.
         limit: keep the first so many images.
-        cache: URI of a folder that remembers what is in an archive, until its etag changes.
+        cache: URI of a folder that remembers what is in an archive, until its etag changes; None for none.
         on_progress: shown the counts as they grow.
 
     Raises:
@@ -131,22 +161,43 @@ def _index_of(tables: list[Any], limit: int | None, skipped: dict[str, int]) -> 
         found: Summary = ray.get(summary)
     if not found.counts and found.unplaced:
         raise ConfigError(found.complaint)
-    return Index(found.counts, found.digest, skipped | found.unplaced, tuple(placed))
+    return Index(found, skipped | found.unplaced, tuple(placed))
 
 
 @ray.remote(num_returns=2)
-def _index(source: Source, naming: Naming, deep: bool, cache: str) -> tuple[pa.Table, Found]:
+def _index(source: Source, naming: Naming, deep: bool, cache: str | None) -> tuple[pa.Table, Found]:
     return index_source(source, naming, deep=deep, cache=cache)
 
 
 @ray.remote(num_returns=3)
 def _merge(limit: int | None, *tables: pa.Table) -> tuple[pa.Table, pa.Table, Summary]:
     manifest, unplaced = merged(tables, limit)
-    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(manifest["category"]).to_pylist()}
     n_none = unplaced["categories"].null_count
     reasons = {NO_CATEGORY: n_none, SEVERAL_CATEGORIES: unplaced.num_rows - n_none}
-    reasons = {reason: n for reason, n in reasons.items() if n}
-    return manifest, unplaced, Summary(dict(sorted(counts.items())), listing_digest(manifest), reasons, not_placed(unplaced))
+    found = Summary(
+        counts=_by_category(manifest),
+        too_large=_by_category(manifest.filter(pc.field("size") > MAX_BYTES)),
+        examples=_examples(manifest),
+        digest=listing_digest(manifest),
+        unplaced={reason: n for reason, n in reasons.items() if n},
+        complaint=not_placed(unplaced) if unplaced.num_rows else "",
+    )
+    return manifest, unplaced, found
+
+
+def _by_category(manifest: pa.Table) -> dict[str, int]:
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(manifest["category"]).to_pylist()}
+    return dict(sorted(counts.items()))
+
+
+def _examples(manifest: pa.Table) -> list[Example]:
+    if manifest.num_rows == 0:
+        return []
+    places = np.unique(np.linspace(0, manifest.num_rows - 1, EXAMPLES).astype(np.int64))
+    return [
+        Example(path_of(row["uri"], row["member"]), row["category"], dict(row["attributes"]))
+        for row in manifest.take(places).to_pylist()
+    ]
 
 
 @ray.remote

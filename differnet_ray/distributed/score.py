@@ -18,6 +18,7 @@ import ray.data
 import torch
 
 from differnet_ray.archives.fetch import FetchImages
+from differnet_ray.distributed.actor_arguments import pass_by_value
 from differnet_ray.distributed.index import Index
 from differnet_ray.distributed.ledger import Ledger
 from differnet_ray.distributed.resources import as_tasks, beside_driver, own_errors, plan_score, watched
@@ -159,6 +160,7 @@ def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, ledg
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the console; Ray's own files keep every record
             handler.setLevel(logging.ERROR)
+    pass_by_value()
     plan = plan_score(job.actors)
     common: dict[str, Any] = {
         "ledger": ledger,

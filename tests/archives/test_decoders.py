@@ -1,4 +1,4 @@
-"""Images are decoded beside the process that asks, and one that kills its decoder is known by name."""
+"""Images are decoded beside the process that asks, and one that kills or holds its decoder is known by name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deadly_images import DECODER_FAULT, POISON
+from deadly_images import DECODER_FAULT, ENDLESS, POISON
 from PIL import Image
 
+from differnet_ray.archives import decoders as decoding
 from differnet_ray.archives.decoders import Decoders
 from differnet_ray.archives.images import decode
 from differnet_ray.errors import ImageError
@@ -47,11 +48,16 @@ def test_an_image_that_cannot_be_decoded_has_the_same_reason(data: bytes, status
     assert beside.value.status == status
 
 
-def test_an_image_that_kills_its_decoder_is_the_only_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decoders:
+    """Two decoders that some images kill or hold."""
     (tmp_path / "sitecustomize.py").write_text(DECODER_FAULT)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    decoders = Decoders(2)
-    images = [jpeg(seed, POISON if seed in (3, 4, 11) else b"fine") for seed in range(16)]
+    return Decoders(2)
+
+
+def reasons(decoders: Decoders, images: list[bytes], threads: int) -> list[str]:
+    """Returns what became of images that were decoded side by side."""
 
     def reason(data: bytes) -> str:
         try:
@@ -60,7 +66,18 @@ def test_an_image_that_kills_its_decoder_is_the_only_one_that_fails(tmp_path: Pa
             return str(error)
         return "ok"
 
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(reason, images))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(reason, images))
+
+
+def test_an_image_that_kills_its_decoder_is_the_only_one_that_fails(faulty: Decoders) -> None:
+    images = [jpeg(seed, POISON if seed in (3, 4, 11) else b"fine") for seed in range(16)]
     dead = "failed: the image killed the process that decoded it (exit code -6)"
-    assert found == [dead if seed in (3, 4, 11) else "ok" for seed in range(16)]
+    assert reasons(faulty, images, 4) == [dead if seed in (3, 4, 11) else "ok" for seed in range(16)]
+
+
+def test_an_image_that_holds_its_decoder_is_the_only_one_that_fails(faulty: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "SECONDS", 3.0)
+    images = [jpeg(seed, ENDLESS if seed in (2, 7) else b"fine") for seed in range(12)]
+    late = "failed: the image was not decoded within 3 s; its decoder was ended"
+    assert reasons(faulty, images, 2) == [late if seed in (2, 7) else "ok" for seed in range(12)]

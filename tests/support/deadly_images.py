@@ -1,16 +1,19 @@
-"""Images that kill the process that works on them: faults that Python loads when it starts, as `sitecustomize.py`.
+"""Images that kill or hold the process that works on them: faults that Python loads when it starts, as `sitecustomize.py`.
 
 They do what a damaged C library would do, at images that can be told from others.
 """
 
 POISON = b"poison"  # the comment of an image that kills its decoder
+ENDLESS = b"endless"  # and of one that it never gets done with
 
 DECODER_FAULT = f"""
-import os, PIL.Image, PIL.ImageFile
+import os, time, PIL.Image, PIL.ImageFile
 def faulty(load):
     def loaded(self):
         if self.info.get("comment") == {POISON!r}:
             os.abort()
+        while self.info.get("comment") == {ENDLESS!r}:
+            time.sleep(1)
         return load(self)
     return loaded
 PIL.Image.Image.load = faulty(PIL.Image.Image.load)
