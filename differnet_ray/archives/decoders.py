@@ -13,12 +13,17 @@ import resource
 import subprocess
 import sys
 import weakref
+from collections.abc import Mapping
+from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
+from differnet_ray.archives.grey import GreyValues
 from differnet_ray.archives.images import DecodedImage, check_size, decode
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import ImageError
 
 CHILDREN = min(4, os.cpu_count() or 1)
@@ -33,7 +38,7 @@ class Decoders:
         for _ in range(n):
             self._free.put(None)  # a child to be started
 
-    def decode(self, data: bytes, size: int) -> DecodedImage:
+    def decode(self, data: bytes, form: ImageForm) -> DecodedImage:
         """As `images.decode`, for any thread.
 
         Raises:
@@ -43,7 +48,7 @@ class Decoders:
         child = self._free.get() or _Child()
         alive = True
         try:
-            return child.decode(data, size)
+            return child.decode(data, form)
         except (EOFError, OSError) as error:
             alive, exit_code = False, child.end()
             raise ImageError("failed", f"the image killed the process that decoded it (exit code {exit_code})") from error
@@ -59,15 +64,21 @@ class _Child:
             process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603
         self.end = weakref.finalize(self, _end, self._pipe, process)  # at the latest when this process ends
 
-    def decode(self, data: bytes, size: int) -> DecodedImage:
-        self._pipe.send_bytes(str(size).encode())
+    def decode(self, data: bytes, form: ImageForm) -> DecodedImage:
+        self._pipe.send_bytes(json.dumps([form.size, form.grey_range]).encode())
         self._pipe.send_bytes(data)
         answer = json.loads(self._pipe.recv_bytes())
         if "reason" in answer:
             raise ImageError(answer["status"], answer["reason"])
-        pixels = np.empty((size, size, 3), np.uint8)
+        pixels = np.empty((form.size, form.size, 3), np.uint8)
         self._pipe.recv_bytes_into(pixels.reshape(-1))
-        return DecodedImage(pixels, answer["width"], answer["height"])
+        return DecodedImage(pixels, answer["width"], answer["height"], _grey(answer["grey"]))
+
+
+def _grey(values: Mapping[str, Any] | None) -> GreyValues | None:
+    if values is None:
+        return None
+    return GreyValues(**{**values, "stated": values["stated"] and tuple(values["stated"])})
 
 
 def _end(pipe: Connection, process: subprocess.Popen[bytes]) -> int:
@@ -82,15 +93,16 @@ def serve(handle: int) -> None:
     pipe = Connection(handle)
     while True:
         try:
-            size, data = int(pipe.recv_bytes()), pipe.recv_bytes()
+            (size, grey_range), data = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
         except EOFError:
             return
         try:
-            image = decode(data, size=size)
+            image = decode(data, size=size, grey_range=grey_range and tuple(grey_range))
         except ImageError as error:
             pipe.send_bytes(json.dumps({"status": error.status, "reason": error.reason}).encode())
             continue
-        pipe.send_bytes(json.dumps({"width": image.width, "height": image.height}).encode())
+        grey = None if image.grey is None else asdict(image.grey)
+        pipe.send_bytes(json.dumps({"width": image.width, "height": image.height, "grey": grey}).encode())
         pipe.send_bytes(image.pixels.tobytes())
 
 

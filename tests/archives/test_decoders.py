@@ -13,6 +13,7 @@ from PIL import Image
 
 from differnet_ray.archives.decoders import Decoders
 from differnet_ray.archives.images import decode
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import ImageError
 
 
@@ -27,7 +28,7 @@ def test_an_image_is_what_it_is_when_decoded_here() -> None:
     decoders = Decoders(2)
     images = [jpeg(seed) for seed in range(20)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda data: decoders.decode(data, 32), images))
+        found = list(pool.map(lambda data: decoders.decode(data, ImageForm(32)), images))
     for data, image in zip(images, found, strict=True):
         expected = decode(data, size=32)
         np.testing.assert_array_equal(image.pixels, expected.pixels)
@@ -42,7 +43,7 @@ def test_an_image_that_cannot_be_decoded_has_the_same_reason(data: bytes, status
     with pytest.raises(ImageError) as here:
         decode(data, size=32)
     with pytest.raises(ImageError) as beside:
-        Decoders(1).decode(data, 32)
+        Decoders(1).decode(data, ImageForm(32))
     assert (beside.value.status, beside.value.reason) == (here.value.status, here.value.reason)
     assert beside.value.status == status
 
@@ -55,7 +56,7 @@ def test_an_image_that_kills_its_decoder_is_the_only_one_that_fails(tmp_path: Pa
 
     def reason(data: bytes) -> str:
         try:
-            decoders.decode(data, 16)
+            decoders.decode(data, ImageForm(16))
         except ImageError as error:
             return str(error)
         return "ok"
