@@ -6,6 +6,7 @@ Each class checks its ranges when it is made and raises `ConfigError` naming the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -14,11 +15,37 @@ from differnet_ray.errors import ConfigError
 
 FIRST_LAYERS = ("none", "standardize", "whiten")
 SMALLEST_SCALE = 63  # pixels: the smallest side that survives AlexNet's stem and its three poolings
+GreyRange = tuple[float, float]  # the grey values that are black and white
 
 
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
     if not condition:
         raise ConfigError(f"{key} = {value!r} is not allowed: expected {allowed}")
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """What a model wants of an image file.
+
+    Attributes:
+        size: H, pixels a side after resizing.
+        grey_range: as of `ImageConfig`.
+    """
+
+    size: int
+    grey_range: GreyRange | None = None
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How grey of more than 8 bits becomes 8 bits; other images are what they are."""
+
+    grey_range: GreyRange | None = None  # a fit finds it where none is given; None in a model: that of each file's type
+
+    def __post_init__(self) -> None:
+        if self.grey_range is not None:
+            ordered = len(self.grey_range) == 2 and -math.inf < self.grey_range[0] < self.grey_range[1] < math.inf
+            _require(ordered, "grey_range", self.grey_range, "two finite numbers, LOW < HIGH, such as (0, 4095)")
 
 
 @dataclass(frozen=True)
@@ -167,6 +194,7 @@ class Recipe:
     fit: FitConfig = field(default_factory=FitConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     maps: MapConfig = field(default_factory=MapConfig)
+    images: ImageConfig = field(default_factory=ImageConfig)
 
     def __post_init__(self) -> None:
         _require(
@@ -175,6 +203,11 @@ class Recipe:
             self.maps.downsample,
             f"a divisor of image_size = {self.extractor.image_size}",
         )
+
+    @property
+    def image_form(self) -> ImageForm:
+        """What its model wants of an image file."""
+        return ImageForm(self.extractor.image_size, self.images.grey_range)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, for `model.json`."""
@@ -194,6 +227,7 @@ class Recipe:
             "fit": FitConfig,
             "calibration": CalibrationConfig,
             "maps": MapConfig,
+            "images": ImageConfig,
         }
         parts: dict[str, Any] = {}
         for name, entries in values.items():

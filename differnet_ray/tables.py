@@ -24,6 +24,8 @@ LONGEST_FOLDER = 255 - len("category=")  # bytes of a percent-encoded category i
 _CATEGORY_NAME = re.compile(r"[^/\\\x00-\x1f=]{1,100}")
 _RESERVED = ("backbones",)
 
+GREY_CLIPPED = "grey_clipped"  # attribute of a scored image: share of its pixels outside of the grey range of its model
+
 _ATTRIBUTES = pa.map_(pa.string(), pa.string())
 _UTC = pa.timestamp("us", tz="UTC")
 

@@ -15,6 +15,7 @@ from differnet_ray.config import (
     ExtractorConfig,
     FitConfig,
     FlowConfig,
+    ImageConfig,
     MapConfig,
     Recipe,
     TransformConfig,
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[Any]] = {
     "fit": FitConfig,
     "calibration": CalibrationConfig,
     "maps": MapConfig,
+    "images": ImageConfig,
 }
 
 
@@ -100,6 +102,11 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("maps", "n_rotations", 1025),
     ("maps", "sigma", 0.0),
     ("maps", "downsample", 3),
+    ("images", "grey_range", (4095.0, 4095.0)),
+    ("images", "grey_range", (4095.0, 0.0)),
+    ("images", "grey_range", (0.0, float("nan"))),
+    ("images", "grey_range", (0.0, float("inf"))),
+    ("images", "grey_range", (0.0, 1.0, 2.0)),
 ]
 
 

@@ -14,12 +14,17 @@ import resource
 import subprocess
 import sys
 import weakref
+from collections.abc import Mapping
+from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
+from differnet_ray.archives.grey import GreyValues
 from differnet_ray.archives.images import DecodedImage, check_size, decode
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import ImageError
 
 CHILDREN = min(4, os.cpu_count() or 1)
@@ -35,7 +40,7 @@ class Decoders:
         for _ in range(n):
             self._free.put(None)  # a child to be started
 
-    def decode(self, data: bytes, size: int) -> DecodedImage:
+    def decode(self, data: bytes, form: ImageForm) -> DecodedImage:
         """As `images.decode`, for any thread.
 
         Raises:
@@ -45,7 +50,7 @@ class Decoders:
         child = self._free.get() or _Child()
         alive = True
         try:
-            return child.decode(data, size)
+            return child.decode(data, form)
         except TimeoutError as error:
             alive = False
             child.kill()
@@ -66,8 +71,8 @@ class _Child:
         self._process = process
         self.end = weakref.finalize(self, _end, self._pipe, process)  # at the latest when this process ends
 
-    def decode(self, data: bytes, size: int) -> DecodedImage:
-        self._pipe.send_bytes(str(size).encode())
+    def decode(self, data: bytes, form: ImageForm) -> DecodedImage:
+        self._pipe.send_bytes(json.dumps([form.size, form.grey_range]).encode())
         self._pipe.send_bytes(data)
         self._pipe.recv_bytes()  # it has the image: a child that is only starting is not late
         if not self._pipe.poll(SECONDS):
@@ -75,14 +80,20 @@ class _Child:
         answer = json.loads(self._pipe.recv_bytes())
         if "reason" in answer:
             raise ImageError(answer["status"], answer["reason"])
-        pixels = np.empty((size, size, 3), np.uint8)
+        pixels = np.empty((form.size, form.size, 3), np.uint8)
         self._pipe.recv_bytes_into(pixels.reshape(-1))
-        return DecodedImage(pixels, answer["width"], answer["height"])
+        return DecodedImage(pixels, answer["width"], answer["height"], _grey(answer["grey"]))
 
     def kill(self) -> None:
         """Ends it, whatever it does."""
         self._process.kill()
         self.end()
+
+
+def _grey(values: Mapping[str, Any] | None) -> GreyValues | None:
+    if values is None:
+        return None
+    return GreyValues(**{**values, "stated": values["stated"] and tuple(values["stated"])})
 
 
 def _end(pipe: Connection, process: subprocess.Popen[bytes]) -> int:
@@ -97,16 +108,17 @@ def serve(handle: int) -> None:
     pipe = Connection(handle)
     while True:
         try:
-            size, data = int(pipe.recv_bytes()), pipe.recv_bytes()
+            (size, grey_range), data = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
         except EOFError:
             return
         pipe.send_bytes(b"")
         try:
-            image = decode(data, size=size)
+            image = decode(data, size=size, grey_range=grey_range and tuple(grey_range))
         except ImageError as error:
             pipe.send_bytes(json.dumps({"status": error.status, "reason": error.reason}).encode())
             continue
-        pipe.send_bytes(json.dumps({"width": image.width, "height": image.height}).encode())
+        grey = None if image.grey is None else asdict(image.grey)
+        pipe.send_bytes(json.dumps({"width": image.width, "height": image.height, "grey": grey}).encode())
         pipe.send_bytes(image.pixels.tobytes())
 
 

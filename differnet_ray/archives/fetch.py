@@ -17,9 +17,10 @@ from differnet_ray.archives.decoders import DECODERS
 from differnet_ray.archives.images import DecodedImage, check_size
 from differnet_ray.archives.members import archive_kind, read_members
 from differnet_ray.archives.parquet_archive import list_rows, read_rows
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import DifferNetError, ImageError, ReplacedError, StorageError, UnavailableError
 from differnet_ray.storage.files import READ_THREADS, read_bytes, read_range, wait_until_available
-from differnet_ray.tables import FETCHED, extend
+from differnet_ray.tables import FETCHED, GREY_CLIPPED, extend
 from differnet_ray.threads import map_ahead
 
 MAX_GAP, MAX_RANGE = 64 * 2**10, 8 * 2**20  # bytes between members of a tar that one read gets, and of them all
@@ -29,40 +30,57 @@ class FetchImages:
     """Reads and decodes the images that manifest rows name.
 
     Args:
-        image_sizes: category to H of its model; rows of other categories get the status `no_model` and are not read.
+        forms: category to what its model wants; rows of other categories get the status `no_model` and are not read.
     """
 
-    def __init__(self, image_sizes: Mapping[str, int]) -> None:
-        self.image_sizes = image_sizes
+    def __init__(self, forms: Mapping[str, ImageForm]) -> None:
+        self.forms = forms
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Rows of `tables.MANIFEST` -> the same rows of `tables.FETCHED`."""
+        """Rows of `tables.MANIFEST` -> the same rows of `tables.FETCHED`, with the attribute `GREY_CLIPPED` where it holds."""
         categories = rows["category"].to_pylist()
-        sizes = [self.image_sizes.get(category) for category in categories]
-        known = rows.filter(pa.array([size is not None for size in sizes], pa.bool_()))
-        images = decoded_images(known, (size for size in sizes if size is not None))
+        forms = [self.forms.get(category) for category in categories]
+        known = rows.filter(pa.array([form is not None for form in forms], pa.bool_()))
+        decoded = decoded_images(known, (form for form in forms if form is not None))
+        images = [None if form is None else next(decoded) for form in forms]
         fetched = [
-            _no_model(category) if size is None else _fetched(next(images))
-            for category, size in zip(categories, sizes, strict=True)
+            _no_model(category) if image is None else _fetched(image)
+            for category, image in zip(categories, images, strict=True)
         ]
-        return extend(rows, fetched, FETCHED)
+        return extend(_with_clipped(rows, [_clipped(image) for image in images]), fetched, FETCHED)
 
 
-def decoded_images(rows: pa.Table, sizes: Iterable[int]) -> Iterator[DecodedImage | DifferNetError]:
+def _clipped(image: DecodedImage | DifferNetError | None) -> float:
+    """Share of the pixels of an image that were clipped."""
+    return image.grey.outside if isinstance(image, DecodedImage) and image.grey is not None else 0.0
+
+
+def _with_clipped(rows: pa.Table, shares: Sequence[float]) -> pa.Table:
+    if not any(shares):
+        return rows
+    attributes = [
+        list({**dict(known), GREY_CLIPPED: f"{share:.2g}"}.items()) if share else known
+        for known, share in zip(rows["attributes"].to_pylist(), shares, strict=True)
+    ]
+    at = rows.schema.get_field_index("attributes")
+    return rows.set_column(at, rows.schema.field(at), pa.array(attributes, rows.schema.field(at).type))
+
+
+def decoded_images(rows: pa.Table, forms: Iterable[ImageForm]) -> Iterator[DecodedImage | DifferNetError]:
     """Reads and decodes the images that manifest rows name, a few ahead, by several threads.
 
     Args:
         rows: of `tables.MANIFEST`.
-        sizes: H of each image.
+        forms: what to make of each image.
 
     Yields:
         For each row, in order, its image, or why there is none: an `ImageError` with a status, or a `StorageError`.
     """
     # decoding releases the interpreter lock
-    return map_ahead(_decoded, zip(read_images(rows), sizes, strict=True), READ_THREADS)
+    return map_ahead(_decoded, zip(read_images(rows), forms, strict=True), READ_THREADS)
 
 
-def decoded_image(uri: str, member: str | None, size: int) -> DecodedImage:
+def decoded_image(uri: str, member: str | None, form: ImageForm) -> DecodedImage:
     """Reads and decodes one image by its name alone, as the tables have it; of a member, that is slower than by its offset.
 
     Raises:
@@ -70,7 +88,7 @@ def decoded_image(uri: str, member: str | None, size: int) -> DecodedImage:
     """
     member_name, none = pa.array([member], pa.string()), pa.nulls(1, pa.int64())
     rows = pa.table({"uri": [uri], "member": member_name, "offset": none, "size": none, "etag": pa.nulls(1, pa.string())})
-    (image,) = decoded_images(rows, [size])
+    (image,) = decoded_images(rows, [form])
     if isinstance(image, DifferNetError):
         raise image
     return image
@@ -101,12 +119,12 @@ def read_images(rows: pa.Table) -> Iterator[bytes | DifferNetError]:
             yield from _walk(list(images))
 
 
-def _decoded(image: tuple[bytes | DifferNetError, int]) -> DecodedImage | DifferNetError:
-    content, size = image
+def _decoded(image: tuple[bytes | DifferNetError, ImageForm]) -> DecodedImage | DifferNetError:
+    content, form = image
     if isinstance(content, DifferNetError):
         return content
     try:
-        return DECODERS.decode(content, size)
+        return DECODERS.decode(content, form)
     except ImageError as error:
         return error
 

@@ -3,13 +3,15 @@
 What a file is follows from its first bytes, never from its name. JPEG, PNG, BMP, TIFF, WEBP and PPM (PBM, PGM) are read; of
 several frames or pages, the first. Nothing here changes the state of Pillow, so threads may decode side by side.
 
-Transparent parts show white, as in most viewers. 16-bit grey is scaled by its full range (value / 257, so that bright
-parts keep their detail), float grey by [0, 1]. Pillow converts the other modes. ICC profiles are ignored.
+Transparent parts show white, as in most viewers. Grey of more than 8 bits is resized with all its values, and then scaled by
+the range that a model has, else by that of its type (65,535, or 1 of floats). Pillow converts the other modes, of 16-bit
+colour it keeps the upper 8 bits. ICC profiles are ignored.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import threading
 import warnings
@@ -28,6 +30,8 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from differnet_ray.archives.grey import GreyValues, stated_range
+from differnet_ray.config import GreyRange
 from differnet_ray.errors import ImageError
 
 # Pillow's readers are called directly: `Image.open` compares with the process-wide `Image.MAX_IMAGE_PIXELS`, and warns.
@@ -63,14 +67,23 @@ class DecodedImage:
         pixels: (size, size, 3) uint8, RGB, C-contiguous.
         width: of the original in pixels, upright (after EXIF orientation).
         height: of the original in pixels, upright.
+        grey: what its values were; None where they have 8 bits.
     """
 
     pixels: npt.NDArray[np.uint8]
     width: int
     height: int
+    grey: GreyValues | None = None
 
 
-def decode(data: bytes, *, size: int, max_bytes: int = MAX_BYTES, max_pixels: int = 100_000_000) -> DecodedImage:
+def decode(
+    data: bytes,
+    *,
+    size: int,
+    grey_range: GreyRange | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = 100_000_000,
+) -> DecodedImage:
     """Decodes an image file, turns it upright and resizes it to a square with an antialiased bilinear filter.
 
     The aspect ratio is not kept, as in DifferNet (Rudolph et al., WACV 2021).
@@ -78,6 +91,8 @@ def decode(data: bytes, *, size: int, max_bytes: int = MAX_BYTES, max_pixels: in
     Args:
         data: the whole file.
         size: side of the result, in pixels, at least 1.
+        grey_range: grey values of more than 8 bits that become 0 and 255; what lies outside is clipped. None: 0 to 65,535, or
+            0 to 1 of floats; what lies outside is refused.
         max_bytes: a longer file is refused unread.
         max_pixels: an image of more pixels (width x height) is refused before it is decoded.
 
@@ -104,8 +119,11 @@ def decode(data: bytes, *, size: int, max_bytes: int = MAX_BYTES, max_pixels: in
             with _no_bomb_warning(n_pixels):
                 image.load()
             turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            rgb = _to_rgb(image if turn is None else image.transpose(turn))
-            pixels = np.array(rgb.resize((size, size), Image.Resampling.BILINEAR))
+            upright = image if turn is None else image.transpose(turn)
+            if image.mode == "F" or image.mode.startswith("I"):
+                pixels, grey = _from_grey(upright, size, grey_range, stated_range(image, data))
+            else:
+                pixels, grey = np.array(_to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)), None
     except ImageError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
@@ -113,7 +131,7 @@ def decode(data: bytes, *, size: int, max_bytes: int = MAX_BYTES, max_pixels: in
     except Exception as error:  # a damaged file makes Pillow raise nearly anything: struct.error, KeyError, zlib.error
         found = str(error) or type(error).__name__
         raise ImageError("unreadable", f"the {kind} file is damaged or incomplete: {found}") from error
-    return DecodedImage(pixels, rgb.width, rgb.height)
+    return DecodedImage(pixels, upright.width, upright.height, grey)
 
 
 def check_size(n_bytes: int, max_bytes: int = MAX_BYTES) -> None:
@@ -139,9 +157,7 @@ def _no_bomb_warning(n_pixels: int) -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts a loaded image of any mode to mode RGB; raises ImageError where its values have no known range."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _grey_to_rgb(image)
+    """Converts a loaded image of 8 bits or fewer a channel to mode RGB."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = Image.new("RGB", image.size, "white")
@@ -149,13 +165,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def _grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scales grey of 16 bits or floats to 8 bits, where `convert` would clip; raises ImageError as `_to_rgb` does."""
-    values = np.asarray(image)
-    top, lowest, highest = 1 if image.mode == "F" else 65535, values.min(), values.max()
-    if not (lowest >= 0 and highest <= top):  # also true of NaN
-        raise ImageError("unsupported", f"grey values run from {lowest:g} to {highest:g}; expected 0 to {top}")
-    grey = np.rint(values * np.float32(255 / top)).astype(np.uint8)
-    if "transparency" in image.info:  # a PNG may declare one value to be transparent
-        grey[values == image.info["transparency"]] = 255
-    return Image.fromarray(grey).convert("RGB")
+def _from_grey(
+    image: Image.Image, size: int, grey_range: GreyRange | None, stated: GreyRange | None
+) -> tuple[npt.NDArray[np.uint8], GreyValues]:
+    """Resizes grey of 16 bits and more, or floats, and only then makes 8 bits of it, where `convert` would clip.
+
+    Raises:
+        ImageError: its values are not finite; or there is no range, and they are outside of their type's.
+    """
+    values, full = np.asarray(image), 1.0 if image.mode == "F" else 65535.0
+    low, high = grey_range or (0.0, full)
+    hole = values == image.info["transparency"] if "transparency" in image.info else None  # a PNG may declare one value so
+    seen = values if hole is None else values[~hole]
+    lowest, highest = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
+    inside = low <= lowest and highest <= high
+    if not inside and (grey_range is None or not math.isfinite(lowest + highest)):  # a NaN is the lowest and the highest
+        expected = f"0 to {full:g}, or another range by fit --grey-range" if grey_range is None else "finite numbers"
+        raise ImageError("unsupported", f"grey values run from {lowest:g} to {highest:g}; expected {expected}")
+    outside = 0.0 if inside else np.count_nonzero((seen < low) | (seen > high)) / seen.size
+    precise = values.astype(np.float32)
+    np.clip(precise, low, high, out=precise)  # before resizing: a hot pixel is white, and does not spread
+    if hole is not None:
+        precise[hole] = high
+    small = np.asarray(Image.fromarray(precise).resize((size, size), Image.Resampling.BILINEAR), np.float64)
+    grey = np.rint((small - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2), GreyValues(lowest, highest, full, stated, outside)

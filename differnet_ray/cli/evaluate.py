@@ -36,7 +36,7 @@ def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], g
     listing = select(list_images([data], good=good), split="test", categories=categories)
     if not listing.table.num_rows:
         raise ConfigError(f"{data}: no test images; expected some in <category>/test/<defect>")
-    in_use, _ = models_in_use(canonical(models), listing.categories, {})
+    in_use, forms = models_in_use(canonical(models), listing.categories, {})
     digests = [digest for _, digest in in_use.values()]
     rows = stored_scores(canonical(output), listing.table, digests)
     if rows is None:
@@ -44,7 +44,7 @@ def evaluate(data: str, models: str, output: str, categories: tuple[str, ...], g
         record = run_score(listing, models=models, output=output, dt=datetime.now(UTC).date(), maps=maps)
         click.echo(f"scored {record['n_images']} images in run {record['run_id']}", err=True)
         rows = stored_scores(canonical(output), listing.table, digests)
-    metrics = evaluate_scores(rows, canonical(output))
+    metrics = evaluate_scores(rows, canonical(output), forms)
     click.echo(json.dumps(metrics, indent=2) if as_json else metrics_table(metrics))
     for category, found in metrics.items():
         for note in found["notes"]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from differnet_ray.config import PRESETS
+from differnet_ray.config import PRESETS, GreyRange
 from differnet_ray.errors import ConfigError
 
 Command = Callable[..., Any]
@@ -56,6 +56,17 @@ def actors_between(_: click.Context, __: click.Parameter, value: str | None) -> 
     return numbers
 
 
+def grey_range_of(_: click.Context, __: click.Parameter, value: str | None) -> GreyRange | None:
+    """LOW:HIGH."""
+    if value is None:
+        return None
+    low, _colon, high = value.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError as error:
+        raise ConfigError(f"--grey-range {value}: expected LOW:HIGH, such as 0:4095") from error
+
+
 def versions_of(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     """Category to version."""
     pairs = [value.partition("=")[::2] for value in values]
@@ -95,6 +106,12 @@ def recipe_options(verb: Command) -> Command:
             click.option("--brightness", type=float, help="Half-width of the brightness factors, such as 0.15."),
             click.option("--contrast", type=float, help="Half-width of the contrast factors, such as 0.15."),
             click.option("--image-size", type=int, help="H: pixels a side after resizing."),
+            click.option(
+                "--grey-range",
+                callback=grey_range_of,
+                metavar="LOW:HIGH",
+                help="Grey values of more than 8 bits that are black and white, such as 0:4095.",
+            ),
             click.option("--scales", "n_scales", type=int, help="S: scales that features are taken at."),
             click.option("--blocks", "n_blocks", type=int, help="K: coupling blocks of the flow."),
             click.option("--clamp-alpha", type=float, help="alpha of eq. 2; a smaller one keeps training stable."),

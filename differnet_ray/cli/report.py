@@ -11,7 +11,7 @@ from differnet_ray.cli.options import CONFIG, OUTPUT, RUN_ID
 @CONFIG
 @OUTPUT
 @RUN_ID
-@click.option("--models", help="Model store, for the scores of the calibration sets.")
+@click.option("--models", help="Model store, for the scores of the calibration sets, and the grey range of pictures.")
 @click.option("--report", "target", metavar="URI", help="The page; default: OUTPUT/reports/RUN_ID.html.")
 @click.option(
     "--images", "max_images", type=click.IntRange(min=0), default=24, show_default=True, help="Shown of each category."

@@ -17,6 +17,7 @@ from differnet_ray.errors import EXIT_NOT_ALL_SCORED, ConfigError
 if TYPE_CHECKING:
     from differnet_ray.archives.index import Naming
     from differnet_ray.archives.manifest import Listing
+    from differnet_ray.config import ImageForm
     from differnet_ray.distributed.index import Index
     from differnet_ray.distributed.score import ScoreProgress
     from differnet_ray.pipeline.stages import Maps
@@ -132,7 +133,7 @@ def run_score(
                     cache=None if dry_run else join(output, "_index"),
                     on_progress=lambda p: reporter.show({"index": (p.done, p.total, f"{p.n_images:,} images")}),
                 )
-        in_use, image_sizes = models_in_use(models, list(index.counts), versions or {}, n_transforms)
+        in_use, forms = models_in_use(models, list(index.counts), versions or {}, n_transforms)
         without = [category for category in index.counts if category not in in_use]
         if not in_use:
             raise ConfigError(_no_models(models, index, naming))
@@ -176,7 +177,24 @@ def run_score(
             replace=replace,
         )
         with Reporter("images") as reporter:
-            return score_archive(job, image_sizes, lambda progress: reporter.show(_score_tasks(progress)))
+            record = score_archive(job, forms, lambda progress: reporter.show(_score_tasks(progress)))
+    _warn_clipped(output, record, forms)
+    return record
+
+
+def _warn_clipped(output: str, record: Mapping[str, Any], forms: Mapping[str, ImageForm]) -> None:
+    """Counts images whose grey values are not those that their model was fitted on."""
+    from differnet_ray.results import n_clipped
+    from differnet_ray.tables import GREY_CLIPPED
+
+    for category, form in forms.items():
+        if form.grey_range and (n := n_clipped(output, record["dt"], record["run_id"], category)):
+            low, high = form.grey_range
+            click.echo(
+                f"WARNING: {category}: images with grey values outside of the model's {low:g} to {high:g}, which are clipped: "
+                f"{n}; the attribute {GREY_CLIPPED} of their rows has the share of the pixels",
+                err=True,
+            )
 
 
 def _no_models(models: str, index: Index, naming: Naming) -> str:

@@ -18,6 +18,7 @@ import ray.data
 import torch
 
 from differnet_ray.archives.fetch import FetchImages
+from differnet_ray.config import ImageForm, Recipe
 from differnet_ray.distributed.actor_arguments import pass_by_value
 from differnet_ray.distributed.index import Index
 from differnet_ray.distributed.ledger import Ledger
@@ -91,7 +92,7 @@ class ScoreProgress:
 
 def models_in_use(
     models: str, categories: list[str], chosen: Mapping[str, str], n_transforms: int | None = None
-) -> tuple[dict[str, tuple[str, str]], dict[str, int]]:
+) -> tuple[dict[str, tuple[str, str]], dict[str, ImageForm]]:
     """What the models of some categories are.
 
     Args:
@@ -101,7 +102,7 @@ def models_in_use(
         n_transforms: how many transforms each must have; any number if None.
 
     Returns:
-        Category to (version, digest), and category to image size in pixels.
+        Category to (version, digest), and category to what its model wants of an image.
 
     Raises:
         ConfigError: a model has fewer transforms.
@@ -121,18 +122,18 @@ def models_in_use(
             )
     return (
         {category: (record["version"], record["digest"]) for category, record in records.items()},
-        {category: record["recipe"]["extractor"]["image_size"] for category, record in records.items()},
+        {category: Recipe.from_dict(record["recipe"]).image_form for category, record in records.items()},
     )
 
 
 def score_archive(
-    job: ScoreJob, image_sizes: Mapping[str, int], on_progress: Callable[[ScoreProgress], None]
+    job: ScoreJob, forms: Mapping[str, ImageForm], on_progress: Callable[[ScoreProgress], None]
 ) -> dict[str, Any]:
     """Scores every image of the job and publishes the rows; those that a killed run of the same finished are kept.
 
     Args:
         job: what to score.
-        image_sizes: category to H of its model.
+        forms: category to what its model wants of an image.
         on_progress: shown the counts about twice a second.
 
     Returns:
@@ -151,11 +152,11 @@ def score_archive(
         ray.get(ledger.add.remote(staged_counts(job.output, job.run)))
         watching = watched(lambda: ScoreProgress(job.index.counts, ray.get(ledger.counts.remote())), on_progress)
         with watching, resumable(staging(job.output, job.run, "done")):
-            _run_plan(job, image_sizes, manifest, ledger)
+            _run_plan(job, forms, manifest, ledger)
         return publish(job.output, job.run, library_versions(), as_tasks, replace_day=job.replace)
 
 
-def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, ledger: Any) -> None:
+def _run_plan(job: ScoreJob, forms: Mapping[str, ImageForm], manifest: str, ledger: Any) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours are on
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the console; Ray's own files keep every record
@@ -173,7 +174,7 @@ def _run_plan(job: ScoreJob, image_sizes: Mapping[str, int], manifest: str, ledg
     rows = rows.repartition(target_num_rows_per_block=job.batch_size)
     # Half a CPU: Ray would fuse a task with an actor that asks for the same resources, and fetching would wait for scoring
     rows = rows.map_batches(
-        FetchImages(image_sizes), batch_size=job.batch_size, batch_format="pyarrow", num_cpus=0.5, zero_copy_batch=True
+        FetchImages(forms), batch_size=job.batch_size, batch_format="pyarrow", num_cpus=0.5, zero_copy_batch=True
     )
     rows = rows.map_batches(
         ScoringActor,

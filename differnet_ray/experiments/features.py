@@ -42,7 +42,7 @@ from differnet_ray.storage.files import exists, read_bytes, write_bytes
 from differnet_ray.storage.locations import join, name_of
 from differnet_ray.store.model_store import Arrays
 
-CODE_VERSION = 1  # grows when a change of the code changes a feature: what was stored before is then not used again
+CODE_VERSION = 2  # grows when a change of the code changes a feature: what was stored before is then not used again
 IMAGES_PER_PART = 16
 BANK_STREAM = 3  # of the random numbers of an image's bank
 STILL = TransformSet((0.0,), (1.0,), (1.0,))
@@ -72,7 +72,7 @@ class FeatureStore:
 
     Attributes:
         folder: canonical URI; its name differs wherever a feature would.
-        recipe: of the extractor and the transforms.
+        recipe: of the images, the extractor and the transforms.
     """
 
     folder: str
@@ -84,6 +84,7 @@ class FeatureStore:
         what = {
             "code": CODE_VERSION,
             "backbone": backbone_digest,
+            "images": asdict(recipe.images),
             "extractor": asdict(recipe.extractor),
             "transforms": asdict(replace(recipe.transforms, pooled=False)),  # pooled or not, a feature is the same
         }
@@ -113,7 +114,7 @@ class FeatureStore:
         """
         extractor = Extractor(self.recipe.extractor, as_tensors(weights)).to(device)
         usable, features = [], []
-        images = decoded_images(rows, [self.recipe.extractor.image_size] * rows.num_rows)
+        images = decoded_images(rows, [self.recipe.image_form] * rows.num_rows)
         for position, image in enumerate(images, part.start):
             if isinstance(image, ImageError) and image.status == "missing":
                 raise StorageError(f"an image was listed, but is no longer there: run the same command again ({image})")

@@ -13,26 +13,25 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from differnet_ray import __version__
-from differnet_ray.archives.fetch import decoded_images
 from differnet_ray.archives.manifest import Listing, defects, select
 from differnet_ray.config import Recipe
-from differnet_ray.errors import DifferNetError, FitError, ImageError, StorageError
+from differnet_ray.errors import FitError, StorageError
 from differnet_ray.labels import GOOD
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.metrics import auroc
 from differnet_ray.pipeline.fit_flows import CategoryFits, Effort, Fitted, Unseen
+from differnet_ray.pipeline.fit_images import FitImages, image_names, look_at_images, usable_images
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
 from differnet_ray.pipeline.stages import as_tensors
 from differnet_ray.store.fit_work import FitWork
@@ -50,7 +49,7 @@ from differnet_ray.tables import CALIBRATION
 from differnet_ray.versions import library_versions
 
 MAP_QUANTILE = 0.99
-FIT_CODE = 1  # grows with each change of the code that changes a model, or what lies in a checkpoint
+FIT_CODE = 2  # grows with each change of the code that changes a model, or what lies in a checkpoint
 PROCESS_BYTES = 2**30  # a process with its libraries, the extractor and some images
 BYTES_PER_PARAMETER = 40  # the flow, its gradient, Adam's two moments, and a checkpoint of three of them twice
 
@@ -122,11 +121,11 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
     published = store.find(category, fingerprint)
     if published is not None and published["created_at"] >= job.began:  # by a worker of this run that died before it said so
         return FittedCategory.of_record(published)
-    size = job.recipe.extractor.image_size
-    skipped = work.skipped()
-    if skipped is None:
-        skipped = _unusable(listing.table, size, effort)
-        work.save_skipped(skipped)
+    known = work.images()
+    images = look_at_images(listing.table, job.recipe.image_form, effort.on_progress) if known is None else FitImages(**known)
+    if known is None:
+        work.save_images(asdict(images))
+    recipe, skipped = job.recipe.override(grey_range=images.grey_range), images.skipped
     rows = listing.table.filter(pa.array([name not in skipped for name in image_names(listing.table)], pa.bool_()))
     if rows.num_rows < 2:
         raise FitError(
@@ -135,21 +134,21 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
         )
 
     def read(positions: Sequence[int]) -> Iterator[Tensor]:
-        for name, image in usable_images(rows.take(pa.array(positions, pa.int64())), size):
+        for name, image in usable_images(rows.take(pa.array(positions, pa.int64())), recipe.image_form):
             if isinstance(image, str):
                 raise StorageError(f"{name} could be decoded when the fit began, and now cannot: {image}")
-            yield torch.from_numpy(image)
+            yield torch.from_numpy(image.pixels)
 
     with _noted() as notes:
-        extractor = Extractor(job.recipe.extractor, as_tensors(job.weights)).to(device)
-        fits = CategoryFits(job.recipe, extractor, read, rows.num_rows, work, effort)
+        extractor = Extractor(recipe.extractor, as_tensors(job.weights)).to(device)
+        fits = CategoryFits(recipe, extractor, read, rows.num_rows, work, effort)
         fitted = fits.run()
-        decision = _decide(fitted.unseen, job.recipe, cross_fitted=fits.cross_fitted)
+        decision = _decide(fitted.unseen, recipe, cross_fitted=fits.cross_fitted)
         test = _test(job, category, fits, fitted)
     seconds = time.monotonic() - began
     model = StoredModel(
         category=category,
-        recipe=job.recipe,
+        recipe=recipe,
         transforms={
             "angles": fitted.net.transforms.angles,
             "brightness": fitted.net.transforms.brightness,
@@ -167,7 +166,7 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
             skipped=skipped,
             losses=tuple(stats.loss for stats in fitted.stats),
             resumed=fitted.resumed,
-            notes=tuple(notes),
+            notes=(*images.notes, *notes),
             test=test,
             seconds=round(seconds, 1),
             peak_memory=peak_memory(),
@@ -185,42 +184,9 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
     return FittedCategory.of_record(record)
 
 
-def usable_images(rows: pa.Table, size: int) -> Iterator[tuple[str, npt.NDArray[np.uint8] | str]]:
-    """Reads the images that manifest rows name, in order.
-
-    Yields:
-        The image's name, and uint8 (size, size, 3) or the reason why the image cannot be used.
-
-    Raises:
-        StorageError: an image cannot be fetched: that says nothing of the image, and a fit without it would be another.
-    """
-    images = decoded_images(rows, [size] * rows.num_rows)
-    for name, image in zip(image_names(rows), images, strict=True):
-        if isinstance(image, StorageError):
-            raise image
-        if isinstance(image, ImageError) and image.status == "missing":
-            raise StorageError(f"{name} was listed, but is no longer there: run the same command again")
-        yield name, str(image) if isinstance(image, DifferNetError) else image.pixels
-
-
-def image_names(rows: pa.Table) -> list[str]:
-    """What people call the images of manifest rows: the URI, with the member after it where there is one."""
-    members = zip(rows["uri"].to_pylist(), rows["member"].to_pylist(), strict=True)
-    return [uri if member is None else f"{uri}/{member}" for uri, member in members]
-
-
 def peak_memory() -> int:
     """Largest resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-
-
-def _unusable(rows: pa.Table, size: int, effort: Effort) -> dict[str, str]:
-    skipped = {}
-    for done, (name, image) in enumerate(usable_images(rows, size), 1):
-        if isinstance(image, str):
-            skipped[name] = image
-        effort.on_progress(FitProgress("read", done, rows.num_rows))
-    return skipped
 
 
 def _test(job: FitJob, category: str, fits: CategoryFits, fitted: Fitted) -> dict[str, float] | None:
@@ -232,10 +198,10 @@ def _test(job: FitJob, category: str, fits: CategoryFits, fitted: Fitted) -> dic
     usable: list[bool] = []
 
     def images() -> Iterator[Tensor]:
-        for _, image in usable_images(rows, job.recipe.extractor.image_size):
+        for _, image in usable_images(rows, fits.recipe.image_form):
             usable.append(not isinstance(image, str))
             if not isinstance(image, str):
-                yield torch.from_numpy(image)
+                yield torch.from_numpy(image.pixels)
 
     scores = []
     for score in fits.scores(fitted.net, images()):

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import torch
 
 from differnet_ray.archives.fetch import FetchImages
+from differnet_ray.config import Recipe
 from differnet_ray.errors import ConfigError
 from differnet_ray.pipeline.stages import ScoreImages, best_device
 from differnet_ray.results.runs import open_table
@@ -103,7 +104,7 @@ def verify(
             device=device,
             threads=threads,
         )
-        fetch = FetchImages({category: model["recipe"]["extractor"]["image_size"]} if model else {})
+        fetch = FetchImages({category: Recipe.from_dict(model["recipe"]).image_form} if model else {})
         group = list(some)
         for start in range(0, len(group), ROWS_AT_ONCE):
             published = group[start : start + ROWS_AT_ONCE]

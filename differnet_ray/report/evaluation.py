@@ -21,6 +21,7 @@ from PIL import Image
 from differnet_ray.archives.fetch import decoded_image
 from differnet_ray.archives.manifest import defects
 from differnet_ray.archives.masks import has_masks, mask_uris, read_mask
+from differnet_ray.config import GreyRange, ImageForm
 from differnet_ray.errors import ConfigError, DifferNetError, ImageError
 from differnet_ray.labels import GOOD
 from differnet_ray.model.metrics import detection_metrics, roc_curve
@@ -44,12 +45,13 @@ VERDICTS = {  # (is good, status) -> what the decision was
 }
 
 
-def evaluate_scores(rows: pa.Table, output: str) -> dict[str, Any]:
+def evaluate_scores(rows: pa.Table, output: str, forms: Mapping[str, ImageForm] | None = None) -> dict[str, Any]:
     """Computes the metrics of every category and writes them, with plots, below OUTPUT/evaluation.
 
     Args:
         rows: `tables.SCORES` of labelled images.
         output: canonical URI of the results.
+        forms: category to what its model wants of an image, for pictures of grey images of more than 8 bits.
 
     Returns:
         The content of OUTPUT/evaluation/metrics.json.
@@ -94,7 +96,8 @@ def evaluate_scores(rows: pa.Table, output: str) -> dict[str, Any]:
         folder = join(output, "evaluation", category)
         histogram = score_histogram(scores[~is_anomaly], scores[is_anomaly], threshold, f"{category}: anomaly scores")
         write_bytes(join(folder, "histogram.png"), histogram)
-        write_bytes(join(folder, "sheet.png"), _sheet(scored, maps, category, metrics[category]))
+        grey_range = forms[category].grey_range if forms and category in forms else None
+        write_bytes(join(folder, "sheet.png"), _sheet(scored, maps, category, metrics[category], grey_range))
     write_bytes(join(output, "evaluation", "roc.png"), roc_plot(curves, "Detection of anomalous images"))
     write_bytes(join(output, "evaluation", "metrics.json"), (json.dumps(metrics, indent=2) + "\n").encode())
     return metrics
@@ -192,7 +195,13 @@ def _upsampled(gradient_map: NDArray[np.float16]) -> NDArray[np.float32]:
     return np.asarray(field.resize((PIXELS, PIXELS), Image.Resampling.BILINEAR))
 
 
-def _sheet(scored: pa.Table, maps: Mapping[str, NDArray[np.float16]], category: str, found: Mapping[str, Any]) -> bytes:
+def _sheet(
+    scored: pa.Table,
+    maps: Mapping[str, NDArray[np.float16]],
+    category: str,
+    found: Mapping[str, Any],
+    grey_range: GreyRange | None,
+) -> bytes:
     """What a person asks first: what stands out, which defects were missed, and which good parts raised a false alarm."""
     rows = scored.sort_by([("anomaly_score", "descending"), ("uri", "ascending")]).to_pylist()
     good = [row for row in rows if _kind(row) == GOOD]
@@ -208,15 +217,15 @@ def _sheet(scored: pa.Table, maps: Mapping[str, NDArray[np.float16]], category: 
     }
     low, high = found["intervals"]["auroc"]
     title = f"{category}: AUROC {found['auroc']:.3f} ({low:.3f} to {high:.3f}), threshold {found['threshold']:.3g}"
-    tiles = {heading: [_tile(row, maps) for row in shown[:SHEET_IMAGES]] for heading, shown in sections.items()}
+    tiles = {heading: [_tile(row, maps, grey_range) for row in shown[:SHEET_IMAGES]] for heading, shown in sections.items()}
     return contact_sheet(tiles, title)
 
 
-def _tile(row: Mapping[str, Any], maps: Mapping[str, NDArray[np.float16]]) -> Tile:
+def _tile(row: Mapping[str, Any], maps: Mapping[str, NDArray[np.float16]], grey_range: GreyRange | None) -> Tile:
     verdict = VERDICTS.get((_kind(row) == GOOD, row["status"]), "for review")
     caption = f"{row['anomaly_score']:.2f}  {_kind(row)}  {verdict}\n{name_of(row['member'] or row['uri'])}"
     try:
-        pixels = decoded_image(row["uri"], row["member"], SHEET_PIXELS).pixels
+        pixels = decoded_image(row["uri"], row["member"], ImageForm(SHEET_PIXELS, grey_range)).pixels
     except DifferNetError:  # it was scored, so it was there: the sheet is no reason to fail now
         pixels, caption = np.full((SHEET_PIXELS, SHEET_PIXELS, 3), 230, dtype=np.uint8), f"{caption} cannot be read any more"
     width, height = row["width"], row["height"]

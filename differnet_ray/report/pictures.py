@@ -20,6 +20,7 @@ from PIL import Image
 from differnet_ray import results
 from differnet_ray.archives.fetch import decoded_images
 from differnet_ray.archives.images import DecodedImage
+from differnet_ray.config import GreyRange, ImageForm
 from differnet_ray.errors import DifferNetError, UnavailableError
 from differnet_ray.report.run_rows import ScoreRow
 from differnet_ray.results.overlay import overlay
@@ -47,7 +48,9 @@ class Picture:
     reason: str = ""
 
 
-def pictures(output: str, dt: str, run_id: str, category: str, rows: Sequence[ScoreRow]) -> list[Picture]:
+def pictures(
+    output: str, dt: str, run_id: str, category: str, rows: Sequence[ScoreRow], grey_range: GreyRange | None = None
+) -> list[Picture]:
     """Reads the images of some rows of a category, and their gradient maps of this run.
 
     Args:
@@ -56,6 +59,7 @@ def pictures(output: str, dt: str, run_id: str, category: str, rows: Sequence[Sc
         run_id: of the rows.
         category: of the rows.
         rows: in the order of the pictures.
+        grey_range: of the model that scored them, where that is known.
     """
     if not rows:
         return []
@@ -63,7 +67,7 @@ def pictures(output: str, dt: str, run_id: str, category: str, rows: Sequence[Sc
     by_place = sorted(rows, key=lambda row: (row.uri, row.member or ""))  # an archive is opened once for all its members
     found = {
         row.image_id: _picture(row, image, maps.get(row.image_id))
-        for row, image in zip(by_place, _images(by_place), strict=False)
+        for row, image in zip(by_place, _images(by_place, grey_range), strict=False)
     }
     return [found[row.image_id] for row in rows]
 
@@ -78,11 +82,12 @@ def _maps(output: str, dt: str, run_id: str, category: str, image_ids: Sequence[
     return {row["image_id"]: results.as_array(row) for row in rows.to_pylist()}
 
 
-def _images(rows: Sequence[ScoreRow]) -> Iterator[DecodedImage | DifferNetError]:
+def _images(rows: Sequence[ScoreRow], grey_range: GreyRange | None) -> Iterator[DecodedImage | DifferNetError]:
     none = pa.nulls(len(rows), pa.int64())
     named = {name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in ("uri", "member", "etag")}
     try:
-        yield from decoded_images(pa.table({**named, "offset": none, "size": none}), repeat(SIDE, len(rows)))
+        forms = repeat(ImageForm(SIDE, grey_range), len(rows))
+        yield from decoded_images(pa.table({**named, "offset": none, "size": none}), forms)
     except UnavailableError as error:  # the report is made of the rows: it is no reason to have none
         yield from repeat(error)
 

@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from differnet_ray import results
+from differnet_ray.config import Recipe
 from differnet_ray.errors import ModelStoreError, StorageError
 from differnet_ray.report.pictures import Picture, pictures
 from differnet_ray.report.run_rows import CategoryRows, RunRows, newer_runs, read_rows
@@ -29,7 +30,7 @@ from differnet_ray.results.runs import NAMED_REASONS, no_category_uri
 from differnet_ray.storage.files import write_bytes
 from differnet_ray.storage.locations import FILE, join
 from differnet_ray.store.model_store import ModelStore
-from differnet_ray.tables import SCORED_STATUSES, STATUSES
+from differnet_ray.tables import GREY_CLIPPED, SCORED_STATUSES, STATUSES
 
 LISTED = 2_000  # rows of a table on the page: a browser still sorts and filters them at once
 MAX_PICTURES = 240  # of all categories: about 8 MB of page
@@ -74,7 +75,8 @@ def write_run_report(
     Args:
         output: canonical URI of the results.
         run_id: of the run.
-        models: canonical URI of the model store, for the scores of the calibration sets; None does without them.
+        models: canonical URI of the model store, for the scores of the calibration sets and the grey range of pictures; None
+            does without them.
         target: canonical URI of the page; None for OUTPUT/reports/RUN_ID.html.
         max_images: flagged images of each category to show as pictures; fewer where there are many categories, so that the
             page has at most some 240.
@@ -119,7 +121,13 @@ def _section(output: str, record: Mapping[str, Any], category: str, rows: Catego
         except (ModelStoreError, StorageError) as error:
             notes.append(f"The scores of the calibration set are not shown: {error}.")
     drawn = histogram(rows.cells, calibration, rows.threshold, rows.review_threshold)
-    shown = pictures(output, dt, run_id, category, rows.worst)
+    if n_found and (n_clipped := results.n_clipped(output, dt, run_id, category)):
+        notes.append(
+            f"Images with grey values outside of the range of the model, which are clipped: {n_clipped:,}. The attribute "
+            f"{GREY_CLIPPED} has the share of their pixels."
+        )
+    grey_range = Recipe.from_dict(model["recipe"]).images.grey_range if model else None
+    shown = pictures(output, dt, run_id, category, rows.worst, grey_range)
     return CategorySection(category, counts, rows, drawn, model, shown, notes)
 
 

@@ -25,7 +25,7 @@ from differnet_ray.errors import ConfigError, StorageError
 from differnet_ray.results.runs import RUNS_FOLDER, open_table, run_ids
 from differnet_ray.storage.files import read_bytes
 from differnet_ray.storage.locations import canonical, join
-from differnet_ray.tables import MAPS, RUNS, SCORES, Table
+from differnet_ray.tables import GREY_CLIPPED, MAPS, RUNS, SCORES, Table
 
 RUNS_NAMED = 20  # in the message that there is no such run
 
@@ -91,6 +91,13 @@ def run(output: str, run_id: str) -> dict[str, Any]:
     if missing := [name for name in RUNS.schema.names if name not in record]:
         raise StorageError(f"{uri} is damaged, it lacks {', '.join(missing)}: score the run again")
     return record
+
+
+def n_clipped(output: str, date: datetime.date | str, run_id: str, category: str) -> int:
+    """Published images of a run and category that have the attribute `tables.GREY_CLIPPED`; errors as of `scores`."""
+    share = pc.map_lookup(pc.field("attributes"), pa.scalar(GREY_CLIPPED), "first")
+    of_run = pc.field("run_id") == run_id
+    return int(scores(output, date=date, category=category).count_rows(filter=of_run & share.is_valid()))
 
 
 def gradient_map(

@@ -41,6 +41,8 @@ def _rows(record: Mapping[str, Any]) -> dict[str, str]:
         "threshold": f"{decision['threshold']:.4f}",
         "review from": f"{decision['review_threshold']:.4f}",
     }
+    if grey_range := recipe.get("images", {}).get("grey_range"):
+        rows["grey values"] = f"{grey_range[0]:.10g} is black, {grey_range[1]:.10g} is white"
     if test:
         images = f"{test['n_good']:.0f} good and {test['n_anomalous']:.0f} anomalous test images"
         rows["AUROC"] = f"{100 * test['auroc']:.1f} % on {images}, by which nothing was chosen"

@@ -1,6 +1,6 @@
 """What a fit leaves behind while it works, so that the same command goes on where a killed one was.
 
-    MODELS/_fit/CATEGORY-FINGERPRINT/images.json              which images can be used; written once
+    MODELS/_fit/CATEGORY-FINGERPRINT/images.json              what its images are like; written once
     MODELS/_fit/CATEGORY-FINGERPRINT/checkpoint.safetensors   the last checkpoint; replaced whole
     SCRATCH/CATEGORY-FINGERPRINT/{features,checksums}-N.npy   blocks of the feature bank, on a disk of the worker
 
@@ -50,17 +50,17 @@ class FitWork:
         self.uri = join(models, WORK_FOLDER, f"{category}-{fingerprint[:16]}")
         self._blocks = Path(scratch) / f"{quote(category, safe='')[:100]}-{fingerprint[:16]}"
 
-    def skipped(self) -> dict[str, str] | None:
-        """Images that cannot be used, by name: why; None if that has not been found out yet."""
+    def images(self) -> dict[str, Any] | None:
+        """What its images are like: the fields of `FitImages`; None if that has not been found out yet."""
         try:
-            found: dict[str, str] = json.loads(read_bytes(join(self.uri, "images.json")))
+            found: dict[str, Any] = json.loads(read_bytes(join(self.uri, "images.json")))
         except (FileNotFoundError, ValueError):
             return None
-        return found
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
-    def save_skipped(self, skipped: Mapping[str, str]) -> None:
-        """Notes the images that cannot be used."""
-        write_bytes(join(self.uri, "images.json"), json.dumps(skipped).encode())
+    def save_images(self, images: Mapping[str, Any]) -> None:
+        """Notes what its images are like."""
+        write_bytes(join(self.uri, "images.json"), json.dumps(images).encode())
 
     def checkpoint(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]] | None:
         """Arrays and values of the last checkpoint; None if there is none that can be read."""

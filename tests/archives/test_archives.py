@@ -20,6 +20,7 @@ from differnet_ray.archives.images import MAX_BYTES, check_size
 from differnet_ray.archives.index import image_id
 from differnet_ray.archives.manifest import Listing
 from differnet_ray.archives.members import archive_kind, list_members
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import ConfigError, StorageError
 from differnet_ray.storage.files import list_files
 from differnet_ray.storage.locations import canonical
@@ -47,7 +48,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def facts(listing: Listing, *columns: str) -> list[tuple[object, ...]]:
     """Returns these columns, and the pixels, of every image, sorted."""
-    fetched = FetchImages(dict.fromkeys(listing.categories, 8))(listing.table)
+    fetched = FetchImages(dict.fromkeys(listing.categories, ImageForm(8)))(listing.table)
     assert set(fetched["status"].to_pylist()) == {None}, fetched["error"]
     return sorted(zip(*(map(repr, fetched[name].to_pylist()) for name in (*columns, "pixels")), strict=True))
 

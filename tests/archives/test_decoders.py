@@ -14,6 +14,7 @@ from PIL import Image
 from differnet_ray.archives import decoders as decoding
 from differnet_ray.archives.decoders import Decoders
 from differnet_ray.archives.images import decode
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import ImageError
 
 
@@ -28,7 +29,7 @@ def test_an_image_is_what_it_is_when_decoded_here() -> None:
     decoders = Decoders(2)
     images = [jpeg(seed) for seed in range(20)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda data: decoders.decode(data, 32), images))
+        found = list(pool.map(lambda data: decoders.decode(data, ImageForm(32)), images))
     for data, image in zip(images, found, strict=True):
         expected = decode(data, size=32)
         np.testing.assert_array_equal(image.pixels, expected.pixels)
@@ -43,7 +44,7 @@ def test_an_image_that_cannot_be_decoded_has_the_same_reason(data: bytes, status
     with pytest.raises(ImageError) as here:
         decode(data, size=32)
     with pytest.raises(ImageError) as beside:
-        Decoders(1).decode(data, 32)
+        Decoders(1).decode(data, ImageForm(32))
     assert (beside.value.status, beside.value.reason) == (here.value.status, here.value.reason)
     assert beside.value.status == status
 
@@ -61,7 +62,7 @@ def reasons(decoders: Decoders, images: list[bytes], threads: int) -> list[str]:
 
     def reason(data: bytes) -> str:
         try:
-            decoders.decode(data, 16)
+            decoders.decode(data, ImageForm(16))
         except ImageError as error:
             return str(error)
         return "ok"

@@ -16,6 +16,7 @@ from image_files import decode
 from differnet_ray.archives import fetch
 from differnet_ray.archives import members as archives
 from differnet_ray.archives.fetch import FetchImages, decoded_images, read_images
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import ImageError, StorageError
 from differnet_ray.storage.files import READ_THREADS
 from differnet_ray.tables import FETCHED, MANIFEST
@@ -64,7 +65,7 @@ def test_any_rows_in_any_order_get_their_images(chosen: list[int], everywhere: p
 
 def test_rows_keep_their_columns_and_get_pixels(everywhere: pa.Table) -> None:
     rows = everywhere.take(random.Random(0).sample(range(everywhere.num_rows), everywhere.num_rows))
-    fetched = FetchImages({"screw": 8})(rows)
+    fetched = FetchImages({"screw": ImageForm(8)})(rows)
     assert fetched.schema == FETCHED
     assert fetched.select(MANIFEST.schema.names).equals(rows)
     for row in fetched.to_pylist():
@@ -75,7 +76,7 @@ def test_rows_keep_their_columns_and_get_pixels(everywhere: pa.Table) -> None:
 
 def test_images_have_sizes_of_their_own(everywhere: pa.Table) -> None:
     sizes = [4 + n % 5 for n in range(everywhere.num_rows)]
-    found = [getattr(image, "pixels", None) for image in decoded_images(everywhere, sizes)]
+    found = [getattr(image, "pixels", None) for image in decoded_images(everywhere, map(ImageForm, sizes))]
     assert [pixels is not None and pixels.shape for pixels in found] == [(size, size, 3) for size in sizes]
 
 
@@ -184,7 +185,7 @@ def test_a_fault_of_storage_is_one(kind: str, tmp_path: Path) -> None:
     path.unlink()
     path.mkdir()
     assert all(isinstance(found, StorageError) for found in read_images(rows))
-    assert set(FetchImages({"screw": 8})(rows)["status"].to_pylist()) == {"failed"}
+    assert set(FetchImages({"screw": ImageForm(8)})(rows)["status"].to_pylist()) == {"failed"}
 
 
 def test_a_tar_without_ranges_is_walked(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_each_reason_has_its_status(tmp_path: Path) -> None:
     rows = listed(root, category="screw").table
     (root / "gone.png").unlink()
     other = listed(root / "good.png", category="nut").table
-    fetched = FetchImages({"screw": 8})(pa.concat_tables([other, rows])).to_pylist()
+    fetched = FetchImages({"screw": ImageForm(8)})(pa.concat_tables([other, rows])).to_pylist()
     assert [(row["category"], Path(row["uri"]).stem, row["status"]) for row in fetched] == [
         ("nut", "good", "no_model"),
         ("screw", "empty", "unreadable"),

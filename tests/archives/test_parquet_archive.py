@@ -14,6 +14,7 @@ from differnet_ray.archives.fetch import decoded_image, read_images
 from differnet_ray.archives.images import MAX_BYTES
 from differnet_ray.archives.manifest import Listing, list_images
 from differnet_ray.archives.parquet_archive import holds_images, list_rows, read_rows
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import ConfigError, ImageError
 from differnet_ray.storage.files import arrow_filesystem
 from differnet_ray.storage.locations import canonical, join
@@ -207,10 +208,10 @@ def test_an_image_is_found_by_its_name_alone(stored: Callable[..., str], factory
     files = sorted((factory / "lid" / "test" / "good").iterdir())
     contents = pa.table({"image": [path.read_bytes() for path in files], "name": [path.name for path in files]})
     uri = stored(contents)
-    by_name = decoded_image(uri, files[2].name, 64)
-    assert (by_name.pixels == decoded_image(canonical(str(files[2])), None, 64).pixels).all()
+    by_name = decoded_image(uri, files[2].name, ImageForm(64))
+    assert (by_name.pixels == decoded_image(canonical(str(files[2])), None, ImageForm(64)).pixels).all()
     with pytest.raises(ImageError, match="no such row"):
-        decoded_image(uri, "another.jpg", 64)
+        decoded_image(uri, "another.jpg", ImageForm(64))
 
 
 def test_a_given_manifest_may_name_rows(stored: Callable[..., str], tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ def test_an_unwritable_output_is_refused(fit_options: list[object], tmp_path: Pa
         ("--image-size", "100", ["image_size = 100", "multiple of"]),
         ("--target-fpr", "1.5", ["target_fpr = 1.5"]),
         ("--seed", "-1", ["seed = -1"]),
+        ("--grey-range", "4095", ["--grey-range 4095", "LOW:HIGH"]),
+        ("--grey-range", "0:white", ["--grey-range 0:white", "LOW:HIGH"]),
+        ("--grey-range", "4095:0", ["grey_range = (4095.0, 0.0)", "LOW < HIGH"]),
         ("--preset", "slow", ["paper", "fast"]),
     ],
 )

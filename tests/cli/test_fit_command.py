@@ -88,6 +88,12 @@ def test_few_shots_are_drawn_from_the_seed(job_of: Callable[..., FitJob], factor
     assert first.fingerprint("lid") != job_of("--data", factory, "--seed", 1).fingerprint("lid")
 
 
+def test_a_grey_range_is_part_of_what_is_fitted(job_of: Callable[..., FitJob], factory: Path) -> None:
+    found, given = job_of("--data", factory), job_of("--data", factory, "--grey-range", "-100:4095.5")
+    assert (found.recipe.images.grey_range, given.recipe.images.grey_range) == (None, (-100, 4095.5))
+    assert found.fingerprint("lid") != given.fingerprint("lid")
+
+
 def test_all_categories_together_are_one(job_of: Callable[..., FitJob], factory: Path) -> None:
     job = job_of("--data", factory, "--together", "everything", "--shots", 3)
     assert categories(job) == {"everything": 6}

@@ -13,7 +13,7 @@ from fit_jobs import fitted, job_of, undisturbed
 from differnet_ray import cli
 from differnet_ray.archives.fetch import FetchImages
 from differnet_ray.archives.manifest import list_images, select
-from differnet_ray.config import Recipe
+from differnet_ray.config import ImageForm, Recipe
 from differnet_ray.errors import ModelStoreError
 from differnet_ray.pipeline.fit_state import MAX_DEATHS, CategoryQueue
 from differnet_ray.pipeline.stages import ScoreImages
@@ -135,7 +135,7 @@ def test_a_model_moved_elsewhere_scores_the_same_and_a_flipped_byte_is_found_and
         version = ModelStore(canonical(str(store))).latest("lid")
         where = {"models": canonical(str(store)), "versions": {"lid": version}, "device": "cpu"}
         scoring = ScoreImages(n_transforms=None, maps="none", dt=date(2026, 1, 31), run_id="one", **where)
-        scores.append(scoring(FetchImages({"lid": 64})(listing.table))["anomaly_score"].to_pylist())
+        scores.append(scoring(FetchImages({"lid": ImageForm(64)})(listing.table))["anomaly_score"].to_pylist())
     assert scores[0] == scores[1]
     assert len(set(scores[0])) == 8
 

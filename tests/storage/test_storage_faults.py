@@ -19,6 +19,7 @@ from s3fs import S3FileSystem
 
 from differnet_ray.archives.fetch import FetchImages
 from differnet_ray.archives.manifest import list_images
+from differnet_ray.config import ImageForm
 from differnet_ray.errors import ReplacedError, StorageError, UnavailableError
 from differnet_ray.storage import files as storage
 from differnet_ray.storage import s3
@@ -40,7 +41,7 @@ def proxy(bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def fetched(rows: pa.Table) -> list[tuple[str, str]]:
     """Returns status and reason of each row, empty for an image."""
-    table = FetchImages({"screw": 8})(rows)
+    table = FetchImages({"screw": ImageForm(8)})(rows)
     return [
         (status or "", error or "") for status, error in zip(*(table[n].to_pylist() for n in ("status", "error")), strict=True)
     ]

@@ -16,7 +16,7 @@ from differnet_ray.cli.evaluate import metrics_table
 from differnet_ray.cli.fit import fit_table, run_fit
 from differnet_ray.cli.score import run_score, run_table
 from differnet_ray.cli.text_table import table
-from differnet_ray.config import preset
+from differnet_ray.config import ImageForm, preset
 from differnet_ray.distributed.resources import cluster
 from differnet_ray.errors import ConfigError, WeightsError
 from differnet_ray.model.extractor import RANDOM, load_backbone_weights
@@ -113,7 +113,7 @@ def _write_overlays(output: str, folder: Path) -> list[Path]:
         maps = maps_of(output, category)
         worst = [row for row in rows if row["category"] == category and row["image_id"] in maps][:WORST]
         for rank, row in enumerate(worst, 1):
-            pixels = decoded_image(row["uri"], row["member"], OVERLAY_PIXELS).pixels
+            pixels = decoded_image(row["uri"], row["member"], ImageForm(OVERLAY_PIXELS)).pixels
             path = folder / f"{category}-{rank}-{dict(row['attributes'])['defect']}.png"
             path.write_bytes(overlay(pixels, maps[row["image_id"]]))
             written.append(path)
