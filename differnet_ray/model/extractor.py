@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -101,7 +103,8 @@ def load_backbone_weights(source: str | None, *, seed: int = 0) -> tuple[dict[st
         return _random_weights(seed), f"{RANDOM}-seed{seed}"
     if source is None:
         try:
-            state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            with redirect_stdout(sys.stderr):  # torch says there where it downloads from
+                state = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as error:  # urllib, socket, hash and file errors: all mean that the weights are not to be had
             raise WeightsError(
                 f"torchvision could not load its pretrained AlexNet weights ({type(error).__name__}: {error}). Give a "

@@ -29,6 +29,7 @@ from differnet_ray.storage.locations import canonical
 from differnet_ray.tables import SCORES
 
 MARKER = ".differnet-ray-demo"
+GOOD_IMAGES = 60  # per category: a third of them calibrates a threshold of 5 %, which takes 19
 WORST = 3  # images per category that get an overlay
 OVERLAY_PIXELS = 512
 QUERY = """
@@ -44,7 +45,7 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
 
     Args:
         folder: where archive, models and results go; what a demo left there before is replaced.
-        fast: fewer images and transforms.
+        fast: fewer images to score, and fewer transforms.
         backbone_weights: as for `fit`; None: what there is, else random ones.
     """
     began = time.monotonic()
@@ -57,12 +58,8 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
     (folder / MARKER).write_text("Made by `differnet-ray demo`, which replaces what is here.\n", encoding="utf-8")
 
     click.secho(f"1. An archive of images of three products: {archive}", bold=True)
-    images = (
-        {"n_train": 20, "n_test_good": 6, "n_test_defect": 2}
-        if fast
-        else {"n_train": 60, "n_test_good": 12, "n_test_defect": 6}
-    )
-    make_archive(Path(archive), **images)
+    to_score = {"n_test_good": 6, "n_test_defect": 2} if fast else {"n_test_good": 12, "n_test_defect": 6}
+    make_archive(Path(archive), n_train=GOOD_IMAGES, **to_score)
     listing = list_images([archive])
     n_train = select(listing, split="train").table.num_rows
     click.echo(f"   {n_train} good images to learn from, {listing.table.num_rows - n_train} to score\n")
@@ -74,7 +71,7 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
 
         click.secho("3. Score the archive into Parquet (Ray Data)", bold=True)
         today = datetime.now(UTC).date()
-        record = run_score(select(listing, split="test"), models=models, output=output, dt=today)
+        record = run_score(select(listing, split="test"), models=models, output=output, dt=today, maps="all")
         click.echo(run_table(record) + "\n")
 
     click.secho("4. How well were the planted defects found?", bold=True)
@@ -100,7 +97,9 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
 def _weights_at_hand() -> str | None:
     try:
         load_backbone_weights(None)
-    except WeightsError:
+    except WeightsError as error:
+        why = getattr(error.__cause__, "reason", error.__cause__) or error
+        click.echo(f"   no pretrained weights could be had ({why}): the demo goes on with random ones", err=True)
         return RANDOM
     return None
 
