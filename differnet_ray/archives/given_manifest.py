@@ -125,13 +125,20 @@ def rows_of(table: pa.Table, uri: str, known: Mapping[str, pa.DataType]) -> Iter
         yield columns, {name: values[n] for name, values in zip(others, texts, strict=True) if values[n] is not None}
 
 
-def _parse(uri: str) -> pa.Table:
+def read_columns(uri: str) -> pa.Table:
+    """The columns of a CSV, JSON Lines or Parquet file, whatever they are; errors as of `read_manifest`."""
     data = read_bytes(uri)
-    suffix, read = next((suffix, read) for suffix, read in _READERS.items() if uri.lower().endswith(suffix))
+    suffix, read = next(((suffix, read) for suffix, read in _READERS.items() if uri.lower().endswith(suffix)), ("", None))
+    if read is None:
+        raise ConfigError(f"{uri}: expected a file {', '.join(_READERS)}")
     try:
-        table = read(pa.BufferReader(data if suffix == ".parquet" else _in_utf8(data)))
+        return read(pa.BufferReader(data if suffix == ".parquet" else _in_utf8(data)))
     except (pa.ArrowException, OSError, ValueError) as error:  # all of them mean the content: it is in memory
         raise ConfigError(f"{uri} cannot be read as {suffix}: {error}; {_EXPECTED}") from error
+
+
+def _parse(uri: str) -> pa.Table:
+    table = read_columns(uri)
     known = known_names(table.schema)
     if "uri" not in known or len(set(known)) < len(known):
         raise ConfigError(f"{uri} has the columns {', '.join(table.column_names)}: {_EXPECTED}, each once")

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from differnet_ray.archives.index import Naming, Tally, index_source, path_of, sources_of
+from differnet_ray.archives.given_manifest import read_columns, read_manifest
+from differnet_ray.archives.index import Naming, Tally, image_id, index_source, path_of, sources_of
 from differnet_ray.errors import ConfigError
 from differnet_ray.labels import GOOD
 from differnet_ray.storage.files import READ_THREADS
@@ -86,6 +87,23 @@ def list_images(
     if unplaced.num_rows:
         raise ConfigError(not_placed(unplaced))
     return Listing(table, dict(tally.skipped))
+
+
+def read_image_ids(uri: str) -> set[str]:
+    """The ids of the images that a file names: by a column `image_id`, else as a manifest does.
+
+    Args:
+        uri: canonical URI of the file.
+
+    Raises:
+        ConfigError: it is malformed, or names no images.
+        FileNotFoundError: there is none.
+        StorageError: it cannot be read.
+    """
+    table = read_columns(uri)
+    if "image_id" in table.column_names:
+        return {str(name) for name in table["image_id"].to_pylist() if name}
+    return {image_id(image.uri, image.member) for image in read_manifest(uri)}
 
 
 def merged(tables: Iterable[pa.Table], limit: int | None = None) -> tuple[pa.Table, pa.Table]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from differnet_ray import __version__
-from differnet_ray.cli import doctor, evaluate, fit, models, redecide, report, reproduce, schemas, score, verify
+from differnet_ray.cli import calibrate, doctor, evaluate, fit, models, redecide, report, reproduce, schemas, score, verify
 from differnet_ray.cli.demo import demo
 from differnet_ray.errors import EXIT_INTERRUPTED, DifferNetError
 
@@ -44,6 +44,7 @@ main.add_command(models.models)
 main.add_command(schemas.schemas)
 main.add_command(doctor.doctor)
 main.add_command(demo.demo)
+main.add_command(calibrate.calibrate)
 main.add_command(redecide.redecide)
 main.add_command(verify.verify)
 main.add_command(report.report)

@@ -23,7 +23,7 @@ from differnet_ray.errors import ConfigError
 @click.option("--threshold", type=float, help="A score at or over it is anomalous.")
 @click.option("--review-threshold", type=float, help="A score from here to the threshold is for review; default: as it was.")
 @click.option("--target-fpr", type=float, help="Instead: share of good images that may be called anomalous.")
-@click.option("--models", help="Model store, for --target-fpr.")
+@click.option("--models", help="Model store, for --target-fpr; alone: the thresholds in use there.")
 @AS_JSON
 def redecide(output: str, categories: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Apply another threshold to stored scores; no image is read."""
@@ -52,13 +52,16 @@ def run_redecide(
         output: the results.
         dt: day of the rows.
         categories: of them; all if empty.
-        threshold: of all these categories; None: from `target_fpr`.
+        threshold: of all these categories; None: from `target_fpr`, else those of the models in use.
         review_threshold: None: the one that the rows have, or the threshold where that is lower.
         target_fpr: share of good images that may be called anomalous.
-        models: the model store, for `target_fpr`.
+        models: the model store, where there is no `threshold`.
     """
-    if (threshold is None) == (target_fpr is None):
-        raise ConfigError("expected one of --threshold and --target-fpr")
+    given = [value for value in (threshold, target_fpr) if value is not None]
+    if len(given) > 1 or (not given and models is None):
+        raise ConfigError("expected one of --threshold and --target-fpr, or --models alone for the thresholds in use there")
+    if review_threshold is not None and threshold is None and target_fpr is None:
+        raise ConfigError("--review-threshold: expected with --threshold")
     if target_fpr is not None and (models is None or review_threshold is not None or not 0 < target_fpr < 1):
         raise ConfigError("--target-fpr: expected a share between 0 and 1, with --models and without --review-threshold")
     if threshold is not None and not 0 < threshold < math.inf:
@@ -68,6 +71,7 @@ def run_redecide(
         Limits,
         Scored,
         decided,
+        limits_in_use,
         limits_of_rate,
         limits_of_threshold,
         published_files,
@@ -90,7 +94,11 @@ def run_redecide(
             for scored in of_category.scored:
                 if threshold is not None:
                     of_scored[scored] = limits_of_threshold(threshold, review_threshold, scored)
-                elif target_fpr is not None and models is not None:
+                elif models is not None:
                     store = ModelStore(canonical(models))
-                    of_scored[scored] = limits_of_rate(store, target_fpr, of_category.category, scored)
+                    of_scored[scored] = (
+                        limits_in_use(store, of_category.category, scored)
+                        if target_fpr is None
+                        else limits_of_rate(store, target_fpr, of_category.category, scored)
+                    )
         return redecide(output, dt, rows, limits, library_versions())

@@ -28,7 +28,7 @@ from differnet_ray.results.publish import add_files, run_record_of
 from differnet_ray.results.runs import Run, parquet_files, partition, plan_run, published_schema, run_ids, run_of
 from differnet_ray.storage.files import list_folders, write_bytes
 from differnet_ray.storage.locations import join
-from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.model_store import ModelStore, same_scores
 from differnet_ray.tables import MAPS, SCORES, status_of
 
 DECIDED_BY = ("model_version", "model_digest", "threshold", "review_threshold")
@@ -93,6 +93,21 @@ def limits_of_rate(store: ModelStore, target_fpr: float, category: str, scored: 
     review_fpr = store.record(category, scored.version)["recipe"]["calibration"]["review_fpr"]
     threshold = conformal_threshold(scores, target_fpr).value
     return Limits(threshold, min(threshold, conformal_threshold(scores, max(target_fpr, review_fpr)).value))
+
+
+def limits_in_use(store: ModelStore, category: str, scored: Scored) -> Limits:
+    """The thresholds of the version in use, which may have been calibrated since.
+
+    Raises:
+        ConfigError: it has another flow than the one that scored.
+        ModelStoreError: a model is not there or damaged.
+    """
+    in_use = store.record(category)
+    if not same_scores(in_use, store.record(category, scored.version)):
+        raise ConfigError(
+            f"{category}: scored by {scored.version}, and {in_use['version']} in use has another flow: score the day again"
+        )
+    return Limits(in_use["decision"]["threshold"], in_use["decision"]["review_threshold"])
 
 
 def limits_of_threshold(threshold: float, review_threshold: float | None, scored: Scored) -> Limits:

@@ -57,7 +57,10 @@ def _flow(flow: Mapping[str, Any]) -> str:
 
 def _rests(decision: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
     text = f"The threshold rests on {decision['statement']}."
-    if not lineage["n_held_out"]:
+    if calibrated := lineage.get("calibrated"):
+        source = f"the run {calibrated['run_id']}" if "run_id" in calibrated else ", ".join(calibrated["data"])
+        text += f" It was calibrated after the fit, on images of {source}; the flow is that of {calibrated['from']}."
+    elif not lineage["n_held_out"]:
         text += (
             f" Each was scored by a flow fitted without its fold, one of {lineage['n_fits'] - 1}, and the flow in use was "
             "fitted on all of them: the bound is approximate."

@@ -39,7 +39,7 @@ from differnet_ray.tables import CALIBRATION, check_category, conform
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 SCHEMA_VERSION = 1
-HELD_OUT, CROSS_FITTED = METHODS = ("held out", "cross-fitted")
+HELD_OUT, CROSS_FITTED, RECALIBRATED = METHODS = ("held out", "cross-fitted", "recalibrated")
 BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD, CURVES = (
     "backbones",
     "latest.json",
@@ -49,7 +49,7 @@ BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD, CURVES = (
     "card.md",
     "curves.png",
 )
-ADDED: dict[str, Any] = {"fingerprint": "", "resumed": [], "notes": [], "test": None, "peak_memory": 0}
+ADDED: dict[str, Any] = {"fingerprint": "", "resumed": [], "notes": [], "test": None, "peak_memory": 0, "calibrated": None}
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Decision:
         target_fpr, achieved_fpr: false-alarm rate asked for, and what `n_images` good images can guarantee.
         method: how they came to be scored by a flow that has not seen them, one of METHODS. `held out`: the bound on the
             rate is exact. `cross-fitted`: each by a flow fitted without its fold; the flow in use is fitted on all images,
-            and the bound is approximate.
+            and the bound is approximate. `recalibrated`: after the fit, by `calibrate`; exact as well.
         extrapolated: whether the threshold is that of a fitted tail, for a rate below the one that can be guaranteed.
         statement: the same for people, to be read after "the threshold rests on".
         map_unit: the gradient that 1 % of the pixels of unseen good images exceed; maps are divided by it.
@@ -114,6 +114,8 @@ class Lineage:
         test: `auroc`, `n_good` and `n_anomalous` of a labelled test set, where there is one; no choice was made by it.
         seconds: of all fits and the calibration.
         peak_memory: largest resident memory of the process, in bytes.
+        calibrated: of a version that `calibrate` made: `from`, the version with the same flow; `n_images`; and where they are
+            from, `data` or `output`, `run_id` and `confirmed`.
     """
 
     data: tuple[str, ...]
@@ -131,6 +133,7 @@ class Lineage:
     peak_memory: int
     device: str
     libraries: dict[str, str]
+    calibrated: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -336,6 +339,20 @@ class ModelStore:
 
     def _use(self, category: str, version: str) -> None:
         write_bytes(join(self.uri, category, LATEST), _json({"version": version}))
+
+
+def same_scores(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records give every image the same score: they differ in how scores are decided, and mapped, at most."""
+    kinds = [
+        (
+            {name: section for name, section in record["recipe"].items() if name not in ("calibration", "maps")},
+            record["transforms"],
+            record["backbone"],
+            record["files"][FLOW],
+        )
+        for record in (one, other)
+    ]
+    return kinds[0] == kinds[1]
 
 
 def _create(uri: str, data: bytes) -> bool:
