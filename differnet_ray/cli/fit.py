@@ -16,7 +16,7 @@ from differnet_ray.labels import GOOD
 
 if TYPE_CHECKING:
     from differnet_ray.pipeline.fit_state import CategoryState
-    from differnet_ray.store.model_store import Arrays, Backbone
+    from differnet_ray.store.stored_model import Arrays, Backbone
 
 # Options of fit that say how it works, in contrast to what the recipe is
 WORKING_OPTIONS = ["shots", "together", "max_parallel", "gpus_per_fit", "bank_memory", "scratch", "checkpoint_seconds"]
@@ -193,7 +193,7 @@ def _fit_tasks(states: Mapping[str, CategoryState]) -> dict[str, tuple[int, int,
 def backbone_of(source: str | None) -> tuple[Backbone, Arrays]:
     """The backbone that a fit begins with; says loudly where it is untrained."""
     from differnet_ray.model.extractor import RANDOM, load_backbone_weights, weights_digest
-    from differnet_ray.store.model_store import Backbone
+    from differnet_ray.store.stored_model import Backbone
 
     weights, name = load_backbone_weights(source)
     pretrained = not name.startswith(RANDOM)

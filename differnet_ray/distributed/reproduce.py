@@ -25,7 +25,7 @@ from differnet_ray.experiments.run_cell import run_cell
 from differnet_ray.pipeline.stages import best_device
 from differnet_ray.storage.files import exists, read_bytes, write_bytes
 from differnet_ray.storage.locations import join
-from differnet_ray.store.model_store import Arrays
+from differnet_ray.store.stored_model import Arrays
 
 Show = Callable[[int, int], None]
 

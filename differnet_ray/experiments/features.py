@@ -40,7 +40,7 @@ from differnet_ray.model.transforms import TransformSet, fixed_transforms, rando
 from differnet_ray.pipeline.stages import as_tensors
 from differnet_ray.storage.files import exists, read_bytes, write_bytes
 from differnet_ray.storage.locations import join, name_of
-from differnet_ray.store.model_store import Arrays
+from differnet_ray.store.stored_model import Arrays
 
 CODE_VERSION = 2  # grows when a change of the code changes a feature: what was stored before is then not used again
 IMAGES_PER_PART = 16

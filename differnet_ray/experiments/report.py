@@ -27,7 +27,7 @@ from differnet_ray.model.metrics import roc_curve
 from differnet_ray.report.plots import roc_plot, score_histogram, shots_plot
 from differnet_ray.storage.files import write_bytes
 from differnet_ray.storage.locations import join
-from differnet_ray.store.model_store import Backbone
+from differnet_ray.store.stored_model import Backbone
 from differnet_ray.tables import REPRODUCTIONS, conform
 from differnet_ray.versions import library_versions
 

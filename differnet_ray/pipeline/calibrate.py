@@ -22,7 +22,8 @@ from differnet_ray.model.scoring import score_image
 from differnet_ray.pipeline.fit_images import usable_images
 from differnet_ray.pipeline.stages import LoadedModels, best_device
 from differnet_ray.results.runs import open_table
-from differnet_ray.store.model_store import RECALIBRATED, ModelStore, StoredModel, same_scores
+from differnet_ray.store.model_store import ModelStore, same_scores
+from differnet_ray.store.stored_model import RECALIBRATED, StoredModel
 from differnet_ray.tables import CALIBRATION, SCORES
 from differnet_ray.threads import map_ahead
 

@@ -35,16 +35,8 @@ from differnet_ray.pipeline.fit_images import FitImages, image_names, look_at_im
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
 from differnet_ray.pipeline.stages import as_tensors
 from differnet_ray.store.fit_work import FitWork
-from differnet_ray.store.model_store import (
-    CROSS_FITTED,
-    HELD_OUT,
-    Arrays,
-    Backbone,
-    Decision,
-    Lineage,
-    ModelStore,
-    StoredModel,
-)
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import CROSS_FITTED, HELD_OUT, Arrays, Backbone, Decision, Lineage, StoredModel
 from differnet_ray.tables import CALIBRATION
 from differnet_ray.versions import library_versions
 

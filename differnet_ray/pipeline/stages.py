@@ -27,7 +27,8 @@ from differnet_ray.model.gradient_map import gradient_map
 from differnet_ray.model.scoring import score_image
 from differnet_ray.model.transforms import TransformSet
 from differnet_ray.results.overlay import overlay
-from differnet_ray.store.model_store import Arrays, ModelStore, StoredModel
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import Arrays, StoredModel
 from differnet_ray.tables import SCORED, STAGED, extend, status_of
 from differnet_ray.threads import map_ahead
 

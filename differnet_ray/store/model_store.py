@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,11 +35,10 @@ from differnet_ray.errors import ConfigError, ModelStoreError
 from differnet_ray.storage.files import exists, list_folders, read_bytes, write_bytes
 from differnet_ray.storage.locations import join
 from differnet_ray.store.card import card
+from differnet_ray.store.stored_model import Arrays, Backbone, Decision, Lineage, StoredModel
 from differnet_ray.tables import CALIBRATION, check_category, conform
 
-Arrays = Mapping[str, npt.NDArray[Any]]
 SCHEMA_VERSION = 1
-HELD_OUT, CROSS_FITTED, RECALIBRATED = METHODS = ("held out", "cross-fitted", "recalibrated")
 BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD, CURVES = (
     "backbones",
     "latest.json",
@@ -50,119 +49,6 @@ BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD, CURVES = (
     "curves.png",
 )
 ADDED: dict[str, Any] = {"fingerprint": "", "resumed": [], "notes": [], "test": None, "peak_memory": 0, "calibrated": None}
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """The extractor that a model was fitted on.
-
-    Attributes:
-        name: where its weights came from: `alexnet-imagenet1k-v1`, a file's name or `random-seed0`.
-        digest: SHA-256 of its weights.
-        pretrained: false for random weights.
-    """
-
-    name: str
-    digest: str
-    pretrained: bool
-
-    @property
-    def file(self) -> str:
-        """Its file name in MODELS/backbones."""
-        return f"{self.name}-{self.digest[:16]}.safetensors"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Thresholds, and how they were found.
-
-    Attributes:
-        threshold, review_threshold: a score at or over it is anomalous, or for review.
-        target_fpr, achieved_fpr: false-alarm rate asked for, and what `n_images` good images can guarantee.
-        method: how they came to be scored by a flow that has not seen them, one of METHODS. `held out`: the bound on the
-            rate is exact. `cross-fitted`: each by a flow fitted without its fold; the flow in use is fitted on all images,
-            and the bound is approximate. `recalibrated`: after the fit, by `calibrate`; exact as well.
-        extrapolated: whether the threshold is that of a fitted tail, for a rate below the one that can be guaranteed.
-        statement: the same for people, to be read after "the threshold rests on".
-        map_unit: the gradient that 1 % of the pixels of unseen good images exceed; maps are divided by it.
-    """
-
-    threshold: float
-    review_threshold: float
-    target_fpr: float
-    achieved_fpr: float
-    n_images: int
-    method: str
-    extrapolated: bool
-    statement: str
-    map_unit: float
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Where a model came from.
-
-    Attributes:
-        data, listing_digest: locations of the images, and the digest of their listing.
-        fingerprint: digest of listing, options and code version: what has it already is not fitted again.
-        n_fitted, n_held_out: good images that the flow was fitted on, and that it has not seen (0 where cross-fitted).
-        n_fits: flows that were fitted: one, or one for each fold and the one in use.
-        skipped: images that could not be used: URI to reason.
-        losses: loss of every epoch of the flow in use.
-        resumed: epochs after which an interrupted fit went on.
-        notes: what people should know, such as a chunk halved because memory was short.
-        test: `auroc`, `n_good` and `n_anomalous` of a labelled test set, where there is one; no choice was made by it.
-        seconds: of all fits and the calibration.
-        peak_memory: largest resident memory of the process, in bytes.
-        calibrated: of a version that `calibrate` made: `from`, the version with the same flow; `n_images`; and where they are
-            from, `data` or `output`, `run_id` and `confirmed`.
-    """
-
-    data: tuple[str, ...]
-    listing_digest: str
-    fingerprint: str
-    n_fitted: int
-    n_held_out: int
-    n_fits: int
-    skipped: dict[str, str]
-    losses: tuple[float, ...]
-    resumed: tuple[int, ...]
-    notes: tuple[str, ...]
-    test: dict[str, float] | None
-    seconds: float
-    peak_memory: int
-    device: str
-    libraries: dict[str, str]
-    calibrated: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class StoredModel:
-    """A model as it lies in the store.
-
-    Attributes:
-        category: what it scores.
-        recipe: all settings.
-        transforms: the fixed set: `angles` (radians), `brightness`, `contrast`.
-        flow: arrays of flow.safetensors.
-        weights: arrays of the backbone.
-        calibration: `tables.CALIBRATION`.
-        curves: a PNG of the fit for the card, or empty; `load` leaves it in the store.
-        version, digest: empty until published.
-    """
-
-    category: str
-    recipe: Recipe
-    transforms: dict[str, tuple[float, ...]]
-    backbone: Backbone
-    decision: Decision
-    lineage: Lineage
-    flow: Arrays = field(repr=False)
-    weights: Arrays = field(repr=False)
-    calibration: pa.Table = field(repr=False)
-    curves: bytes = field(default=b"", repr=False)
-    version: str = ""
-    digest: str = ""
 
 
 class ModelStore:

@@ -15,7 +15,8 @@ from differnet_ray.config import Recipe
 from differnet_ray.model.extractor import load_backbone_weights
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.transforms import fixed_transforms
-from differnet_ray.store.model_store import Backbone, ModelStore, StoredModel
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import Backbone, StoredModel
 
 
 @pytest.fixture

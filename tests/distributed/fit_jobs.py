@@ -13,7 +13,8 @@ from differnet_ray.pipeline.fit_category import FitJob, fit_category
 from differnet_ray.pipeline.fit_flows import Effort
 from differnet_ray.pipeline.fit_state import CategoryState
 from differnet_ray.storage.locations import canonical
-from differnet_ray.store.model_store import Backbone, ModelStore
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import Backbone
 
 EPOCHS_BEFORE_A_KILL = 10
 

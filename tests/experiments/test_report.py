@@ -13,7 +13,7 @@ from differnet_ray.experiments.cells import EXPERIMENTS, Cell, CellResult, Row, 
 from differnet_ray.experiments.report import Setting, write_report
 from differnet_ray.model.metrics import IMAGE_METRICS
 from differnet_ray.storage.locations import canonical
-from differnet_ray.store.model_store import Backbone
+from differnet_ray.store.stored_model import Backbone
 from differnet_ray.tables import REPRODUCTIONS
 
 IMAGES = {"grid": 40, "a|b": 20}

@@ -31,7 +31,8 @@ from differnet_ray.pipeline.fit_category import FitJob, fit_category
 from differnet_ray.pipeline.fit_flows import Effort
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
 from differnet_ray.storage.locations import canonical
-from differnet_ray.store.model_store import Backbone, ModelStore, StoredModel
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import Backbone, StoredModel
 
 N, FOLDS = 12, 4
 Run = Callable[..., tuple[FittedCategory, StoredModel]]

@@ -27,7 +27,8 @@ from differnet_ray.pipeline.fit_flows import Effort
 from differnet_ray.pipeline.fit_state import FitProgress
 from differnet_ray.pipeline.stages import ScoreImages
 from differnet_ray.storage.locations import canonical
-from differnet_ray.store.model_store import Backbone, ModelStore, StoredModel
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import Backbone, StoredModel
 from differnet_ray.tables import GREY_CLIPPED
 
 N = 12

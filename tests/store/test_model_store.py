@@ -23,7 +23,8 @@ from differnet_ray.errors import ConfigError, ModelStoreError
 from differnet_ray.storage.files import list_files
 from differnet_ray.storage.locations import canonical
 from differnet_ray.store.card import card
-from differnet_ray.store.model_store import CROSS_FITTED, Backbone, ModelStore
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import CROSS_FITTED, Backbone
 from differnet_ray.tables import CALIBRATION
 
 # --- there and back ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from differnet_ray.errors import DifferNetError, ModelStoreError, StorageError
 from differnet_ray.storage import files as storage
 from differnet_ray.storage.locations import canonical
 from differnet_ray.store import model_store
-from differnet_ray.store.model_store import Backbone, ModelStore
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import Backbone
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -12,7 +12,8 @@ from stored_models import a_model, assert_same
 from differnet_ray.errors import ModelStoreError
 from differnet_ray.storage.files import delete, list_files, read_bytes, write_bytes
 from differnet_ray.storage.locations import join
-from differnet_ray.store.model_store import ModelStore, StoredModel
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import StoredModel
 
 SECOND = datetime(2026, 2, 1, tzinfo=UTC)
 

@@ -14,7 +14,8 @@ from stored_models import PARTS, a_model, assert_same, folder, stored
 from differnet_ray.errors import ConfigError, ModelStoreError
 from differnet_ray.store import model_store
 from differnet_ray.store.card import card
-from differnet_ray.store.model_store import Lineage, ModelStore, StoredModel
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import Lineage, StoredModel
 
 FIRST, SECOND = datetime(2026, 1, 31, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
 ADDED = ("fingerprint", "resumed", "notes", "test", "peak_memory")

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from differnet_ray.archives.index import image_id
 from differnet_ray.config import CalibrationConfig, FitConfig, FlowConfig, Recipe
-from differnet_ray.store.model_store import HELD_OUT, Backbone, Decision, Lineage, ModelStore, StoredModel
+from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.stored_model import HELD_OUT, Backbone, Decision, Lineage, StoredModel
 from differnet_ray.tables import CALIBRATION
 
 PARTS = ("flow.safetensors", "calibration.parquet", "card.md", "model.json")
