@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from benchmarks.gpu import ceilings, features, fits, graphs, images, maps, paper, profiled, published, same, speed
 from benchmarks.gpu.setting import Results, Setting
 
@@ -85,6 +87,8 @@ def _run(name: str, setting: Setting, seconds: float) -> str:
 
 def _step(name: str, setting: Setting) -> None:
     os.setpgid(0, 0)
+    if setting.small:
+        torch.set_num_threads(1)  # more threads than that wait for each other, where the cores are shared
     try:
         STEPS[name].run(setting)
     except Exception as error:
