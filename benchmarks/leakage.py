@@ -2,14 +2,12 @@
 
     DIFFERNET_TEST_DATA=FOLDER python -m benchmarks.leakage OUTPUT
 
-Each tile was photographed about six times; the pictures of one have neighbouring numbers (`exp3_num_258558.jpg`), those of
-different tiles are mostly over 60 apart. The 952 good images are split five times into fitted and tested: at random, as the
+Each tile was photographed about six times. The 952 good images are split five times into fitted and tested: at random, as the
 published split is, and by tile. Test images are the held-out good ones and all defects. Features: as `pooling`.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 
@@ -18,6 +16,7 @@ import numpy.typing as npt
 
 from benchmarks import tiles
 from benchmarks.pooling import fitted, mean
+from benchmarks.tile_split import Integers, held_out, numbers_of, tiles_of
 from differnet_ray.config import preset
 from differnet_ray.experiments.features import Floats, images_of
 from differnet_ray.experiments.published import TILES
@@ -26,7 +25,6 @@ from differnet_ray.model.baselines import fit_nearest_neighbour
 from differnet_ray.model.metrics import auroc
 from differnet_ray.model.scoring import transform_scores
 
-FOLDS, GAP = 5, 60
 Scores = npt.NDArray[np.float64]
 Method = Callable[[Floats], Callable[[Floats], Scores]]
 """Training features (N, T, D) -> test features (M, T, D) -> scores (M,)."""
@@ -36,14 +34,9 @@ def main(output: str) -> None:
     """Prints Markdown."""
     train, test, kinds = tiles.stored_features(output, tiles.stored_recipe().override(pooled=True))
     good, defective = np.concatenate([train, test[kinds == GOOD]]), test[kinds != GOOD]
-    tile = _tiles(np.concatenate([_numbers("train"), _numbers("test")[kinds == GOOD]]))
+    tile = tiles_of(np.concatenate([_numbers("train"), _numbers("test")[kinds == GOOD]]))
     print(f"{len(good)} good images of {tile.max() + 1} tiles, {len(defective)} defects\n")
-    rng = np.random.default_rng(0)
-    order, tile_order = rng.permutation(len(good)), rng.permutation(tile.max() + 1)
-    splits = {
-        "at random": [order[i::FOLDS] for i in range(FOLDS)],
-        "by tile": [np.flatnonzero(np.isin(tile, tile_order[i::FOLDS])) for i in range(FOLDS)],
-    }
+    splits = held_out(tile)
     methods: dict[str, Method] = {f"pooled, shrinkage {share}": _pooled(shrinkage=share) for share in (1e-4, 1e-3, 0.03, 0.1)}
     methods |= {
         "pooled, power 1": _pooled(power=1.0),
@@ -54,28 +47,19 @@ def main(output: str) -> None:
     }
     print(f"| method | {' | '.join(f'split {name}' for name in splits)} |\n|---|{'---|' * len(splits)}")
     for name, method in methods.items():
-        found = [[_auroc(method, good, held_out, defective) for held_out in folds] for folds in splits.values()]
+        found = [[_auroc(method, good, fold, defective) for fold in folds] for folds in splits.values()]
         cells = [f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" for values in found]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def _numbers(split: str) -> npt.NDArray[np.int64]:
-    uris = images_of(tiles.listing(), TILES, split)["uri"].to_pylist()
-    return np.array([int(re.sub(r".*_num_(\d+)\..*", r"\1", uri)) for uri in uris])
+def _numbers(split: str) -> Integers:
+    return numbers_of(images_of(tiles.listing(), TILES, split)["uri"].to_pylist())
 
 
-def _tiles(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Which tile each number belongs to: a gap in the sorted numbers begins another."""
-    order = np.argsort(numbers)
-    tile = np.zeros(len(numbers), np.int64)
-    tile[order[1:]] = np.cumsum(np.diff(numbers[order]) > GAP)
-    return tile
-
-
-def _auroc(method: Method, good: Floats, held_out: npt.NDArray[np.int64], defective: Floats) -> float:
-    score = method(np.delete(good, held_out, axis=0))
-    scores = np.concatenate([score(good[held_out]), score(defective)])
-    return auroc(scores, np.arange(len(scores)) >= len(held_out))
+def _auroc(method: Method, good: Floats, fold: Integers, defective: Floats) -> float:
+    score = method(np.delete(good, fold, axis=0))
+    scores = np.concatenate([score(good[fold]), score(defective)])
+    return auroc(scores, np.arange(len(scores)) >= len(fold))
 
 
 def _pooled(*, n_transforms: int = 32, **changes: float) -> Method:

@@ -9,8 +9,9 @@ T. So the score of an image cannot depend on which other images it was scored wi
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
 import torch
@@ -72,9 +73,35 @@ class DifferNet(nn.Module):
         return z, log_det
 
 
+class _ExactConvolutions:
+    """The flags of cuDNN belong to the process: the first of several threads sets them, the last puts back what was set."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._flags = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+                self._flags.enter_context(exact)
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._flags.close()
+
+
+_EXACT = _ExactConvolutions()
+
+
 def exact_convolutions() -> AbstractContextManager[None]:
-    """Convolutions in full float32 by deterministic algorithms, so that a GPU scores like a CPU to rounding."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    """Convolutions in full float32 by deterministic algorithms, so that a GPU scores like a CPU to rounding.
+
+    Threads may be in it side by side: it holds until the last has left.
+    """
+    return _EXACT
 
 
 @torch.no_grad()

@@ -186,12 +186,14 @@ class FlowFit:
         self.flow, self.bank, self.config, self.validation = flow, bank, config, validation
         self.stats: list[EpochStats] = []
         self._best: dict[str, Tensor] = {}
+        parameters: list[Tensor] = list(flow.parameters()) or [torch.zeros(0)]  # fixed layers alone have none
         self._optimizer = torch.optim.Adam(
-            list(flow.parameters()) or [torch.zeros(0)],  # fixed layers alone have none
+            parameters,
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
             weight_decay=config.weight_decay,
+            fused=True if parameters[0].is_cuda else None,  # one pass over weights and moments instead of a dozen
         )
 
     def __iter__(self) -> Iterator[EpochStats]:
@@ -253,19 +255,21 @@ class FlowFit:
             return EpochStats(1, only, only, 0.0)
         order = torch.from_numpy(np.random.default_rng([config.seed, epoch, 1]).permutation(len(features)))
         batches = order.to(device).split(config.images_per_batch)
-        losses, norms = [], []
-        for chosen in batches:
+        batch_losses, batch_norms = [], []
+        for chosen in batches:  # nothing here waits for the device
             loss = nll(*self.flow(features[chosen].flatten(0, 1))).mean()
             self._optimizer.zero_grad()
             loss.backward()
-            norms.append(torch.nn.utils.clip_grad_norm_(self.flow.parameters(), config.max_grad_norm or math.inf).item())
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]) or not math.isfinite(norms[-1]):
+            batch_norms.append(torch.nn.utils.clip_grad_norm_(self.flow.parameters(), config.max_grad_norm or math.inf))
+            batch_losses.append(loss.detach())
+            self._optimizer.step()
+        losses, norms = torch.stack(batch_losses).tolist(), torch.stack(batch_norms).tolist()
+        for loss, norm in zip(losses, norms, strict=True):
+            if not math.isfinite(loss) or not math.isfinite(norm):
                 raise FitError(
-                    f"the loss became {losses[-1]}, its gradient {norms[-1]}, in epoch {epoch + 1} of {config.epochs} "
+                    f"the loss became {loss}, its gradient {norm}, in epoch {epoch + 1} of {config.epochs} "
                     f"(learning rate {config.learning_rate}): a smaller clamp_alpha or learning rate keeps them finite"
                 )
-            self._optimizer.step()
         mean = float(np.average(losses, weights=[len(chosen) for chosen in batches]))
         validation = None if self.validation is None else _mean_loss(self.flow, self.validation.epoch(0).to(device))
         return EpochStats(epoch + 1, mean, max(losses), max(norms), validation)

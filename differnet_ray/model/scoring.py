@@ -47,8 +47,8 @@ def score_image(model: DifferNet, image: Tensor, n_transforms: int | None = None
     """
     z, _ = model(image, n_transforms)
     per_transform = z.double().square().mean(dim=1)
-    std, mean = torch.std_mean(per_transform, correction=0)
-    return ImageScore(mean.item(), std.item(), len(model.transforms) if n_transforms is None else n_transforms)
+    std, mean = torch.stack(torch.std_mean(per_transform, correction=0)).tolist()  # one wait for the device
+    return ImageScore(mean, std, len(model.transforms) if n_transforms is None else n_transforms)
 
 
 @torch.no_grad()

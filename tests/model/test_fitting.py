@@ -225,6 +225,15 @@ def test_a_loss_that_is_not_finite_ends_the_fit_with_its_epoch_and_learning_rate
         fitted(bank, config)
 
 
+def test_a_fit_waits_for_its_device_once_an_epoch(bank: FeatureBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    tolist = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: read.append(tensor.numel()) or tolist(tensor))
+    flow_fit = fit(Flow(256, FLOW, seed=0), bank, replace(CONFIG, images_per_batch=1))
+    next(flow_fit)
+    assert read[-2:] == [6, 6]  # the losses and the norms of all batches
+
+
 def test_epochs_repeat_after_the_fresh_ones_and_differ_within(tiny_extractor: Extractor, images: Tensor) -> None:
     config = replace(CONFIG, epochs=7, fresh_epochs=3)
     bank = bank_of(tiny_extractor, images[:3], TransformConfig(brightness=0.1), config)

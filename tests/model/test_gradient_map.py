@@ -69,6 +69,18 @@ def test_the_blur_is_scipys_and_comes_before_the_absolute_value(double_net: Diff
     np.testing.assert_allclose(found, np.abs(blurred).sum(axis=1), rtol=1e-9, atol=1e-9 * found.max())
 
 
+def test_the_blur_is_an_exact_convolution_too(tiny_net: DifferNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[bool] = []
+
+    def blur(gradient: Tensor, size: list[int], sigma: list[float]) -> Tensor:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return gradient
+
+    monkeypatch.setattr("differnet_ray.model.gradient_map.gaussian_blur", blur)
+    input_gradient(tiny_net, noise(1).float(), 3.0)
+    assert allowed == [False]
+
+
 def test_a_blur_wider_than_the_image_is_cut(tiny_net: DifferNet) -> None:
     assert input_gradient(tiny_net, noise(1).float(), 40.0).isfinite().all()
 

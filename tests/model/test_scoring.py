@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from random import Random
 
 import numpy as np
@@ -125,6 +126,26 @@ def test_exact_convolutions_turn_tf32_off_and_put_back_what_was_set() -> None:
     with exact_convolutions():
         assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == (False, True, False)
     assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before
+
+
+def test_exact_convolutions_hold_until_the_last_of_several_threads_has_left() -> None:
+    cudnn = torch.backends.cudnn
+    before, left = cudnn.allow_tf32, threading.Event()
+
+    def first() -> None:
+        with exact_convolutions():
+            entered.wait()
+        left.set()
+
+    entered = threading.Event()
+    thread = threading.Thread(target=first)
+    thread.start()
+    with exact_convolutions():
+        entered.set()
+        assert left.wait(timeout=60)
+        assert (cudnn.deterministic, cudnn.allow_tf32) == (True, False)
+    thread.join()
+    assert cudnn.allow_tf32 == before
 
 
 def test_a_chunk_that_does_not_fit_in_memory_is_halved_for_good_and_the_log_says_so(
