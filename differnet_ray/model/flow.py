@@ -51,9 +51,7 @@ class FixedPermutation(InvertibleModule):  # type: ignore[misc]
     ) -> tuple[tuple[Tensor], float]:
         """x[0] (B, D) with its features in the fixed order; `rev` undoes it."""
         order = torch.argsort(self.order) if rev else self.order
-        return (
-            x[0].index_select(1, order),
-        ), 0.0  # indexing by [:, order] is the same, but sorts the order in its backward pass
+        return (x[0].index_select(1, order),), 0.0  # [:, order] is the same, but sorts the order in its backward pass
 
     def output_dims(self, input_dims: list[tuple[int]]) -> list[tuple[int]]:
         """As the input's."""
