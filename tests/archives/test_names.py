@@ -16,6 +16,7 @@ from differnet_ray.archives.fetch import FetchImages
 from differnet_ray.archives.index import Naming, index_source, sources_of
 from differnet_ray.archives.manifest import list_images
 from differnet_ray.archives.members import list_members
+from differnet_ray.config import ImageForm
 from differnet_ray.storage.locations import canonical
 from differnet_ray.tables import MANIFEST
 
@@ -167,7 +168,7 @@ def test_images_of_rare_suffixes_are_listed_and_decoded(suffix: str, format: str
     grey = suffix == ".pgm"
     data = saved(pixels[..., 0] if grey else pixels, format)
     unpack(tmp_path, {f"a/test/good/1{suffix}": data})
-    fetched = FetchImages({"a": 8})(list_images([str(tmp_path)]).table)
+    fetched = FetchImages({"a": ImageForm(8)})(list_images([str(tmp_path)]).table)
     assert (fetched["status"].to_pylist(), fetched["width"].to_pylist()) == ([None], [8])
     found = np.frombuffer(fetched["pixels"][0].as_py(), np.uint8).reshape(8, 8, 3)
     expected = np.asarray(Image.open(tmp_path / f"a/test/good/1{suffix}").convert("RGB"))

@@ -30,7 +30,8 @@ def run(verb: str, *arguments: object, exit_code: int = 0) -> Result:
 
 def score(images: Path, models: str, output: Path, *options: object) -> dict[str, Any]:
     where = ("--models", models, "--output", output, "--category", "plate", "--date", DAY)
-    record: dict[str, Any] = json.loads(run("score", "--input", images, *where, *options, "--json").stdout)
+    said = run("score", "--input", images, *where, *options, "--json").stdout  # of this process, where Ray may warn
+    record: dict[str, Any] = json.loads(said[said.index("{") :])
     return record
 
 
