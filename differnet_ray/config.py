@@ -14,6 +14,9 @@ from typing import Any
 from differnet_ray.errors import ConfigError
 
 FIRST_LAYERS = ("none", "standardize", "whiten")
+POSE_TRANSFORMS = {"any": 1024, "quarter": 4, "fixed": 4}  # the most that pay: docs/benchmarks.md
+POSES = tuple(POSE_TRANSFORMS)
+AUTO = "auto"  # the pose of a recipe whose pose each category decides by its good images before it is fitted
 SMALLEST_SCALE = 63  # pixels: the smallest side that survives AlexNet's stem and its three poolings
 GreyRange = tuple[float, float]  # the grey values that are black and white
 
@@ -73,18 +76,36 @@ class ExtractorConfig:
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """The transforms: a fixed set at scoring, random ones of the same range in fitting."""
+    """The transforms: a fixed set at scoring, random ones of the same range in fitting.
+
+    The pose says how the parts lie. `any`: rotations of the whole circle. `quarter`: the four quarter turns, which have no
+    black corners. `fixed`: upright, and small rotations.
+    """
 
     n_transforms: int = 64  # T: size of the fixed set
+    pose: str = "any"  # one of POSES, or AUTO
     brightness: float = 0.0  # a: factors lie in [1 - a, 1 + a]
     contrast: float = 0.0
     pooled: bool = False  # features are averaged over the fixed set before the flow, in fitting and at scoring
 
     def __post_init__(self) -> None:
         _require(isinstance(self.pooled, bool), "pooled", self.pooled, "true or false")
+        _require(self.pose in (*POSES, AUTO), "pose", self.pose, ", ".join((*POSES, AUTO)))
         _require(1 <= self.n_transforms <= 1024, "n_transforms", self.n_transforms, "1 to 1024")
         _require(0 <= self.brightness < 1, "brightness", self.brightness, "0 <= brightness < 1")
         _require(0 <= self.contrast < 1, "contrast", self.contrast, "0 <= contrast < 1")
+        repeats = self.pose == "quarter" and not self.brightness and not self.contrast
+        _require(
+            self.n_transforms <= 4 or not repeats,
+            "n_transforms",
+            self.n_transforms,
+            "1 to 4 for pose = 'quarter': there are four quarter turns, and neither brightness nor contrast varies",
+        )
+
+    def posed(self, pose: str) -> TransformConfig:
+        """The same for another pose, with no more transforms than pay there."""
+        _require(pose in (*POSES, AUTO), "pose", pose, ", ".join((*POSES, AUTO)))
+        return replace(self, pose=pose, n_transforms=min(self.n_transforms, POSE_TRANSFORMS.get(pose, self.n_transforms)))
 
 
 @dataclass(frozen=True)
@@ -244,10 +265,14 @@ class Recipe:
     def override(self, **changes: Any) -> Recipe:
         """A copy with single values replaced, each named by its key (`epochs`, `hidden`, ...); `None` changes nothing.
 
+        A pose without `n_transforms` comes with no more transforms than pay for it.
+
         Raises:
             ConfigError: a key that no section has, or a value out of its range.
         """
         wanted = {key: value for key, value in changes.items() if value is not None}
+        if "pose" in wanted and "n_transforms" not in wanted:
+            wanted["n_transforms"] = self.transforms.posed(wanted["pose"]).n_transforms
         sections = {}
         for name in self.__dataclass_fields__:
             section = getattr(self, name)

@@ -59,6 +59,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("transforms", "contrast", -0.1),
     ("transforms", "contrast", 1.0),
     ("transforms", "pooled", 1),
+    ("transforms", "pose", "upright"),
     ("flow", "power", 0.0),
     ("flow", "power", 1.1),
     ("flow", "shrinkage", 0.0),
@@ -112,7 +113,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("section", "key", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(section: str, key: str, value: Any) -> None:
-    says = f"^{key} = {re.escape(repr(value))} is not allowed: expected .*(\\d|positive|zero|whiten|true)"
+    says = f"^{key} = {re.escape(repr(value))} is not allowed: expected .*(\\d|positive|zero|whiten|true|any)"
     with pytest.raises(ConfigError, match=says):
         SECTIONS[section](**{key: value})
     with pytest.raises(ConfigError, match=says):
@@ -151,6 +152,9 @@ def test_a_value_that_is_no_number_is_refused_as_configuration(section: str, key
         ExtractorConfig(image_size=63, n_scales=1),
         ExtractorConfig(image_size=4096, n_scales=5),
         TransformConfig(n_transforms=1024, brightness=0.999, contrast=0.0),
+        TransformConfig(n_transforms=4, pose="quarter"),
+        TransformConfig(n_transforms=1024, pose="quarter", contrast=0.1),
+        TransformConfig(n_transforms=1024, pose="auto"),
         CalibrationConfig(target_fpr=0.3, review_fpr=0.3),
         CalibrationConfig(cross_fit_below=0, folds=0),
         CalibrationConfig(cross_fit_below=1_000_000, folds=2),
@@ -200,6 +204,27 @@ def test_override_refuses_unknown_keys_and_values_that_do_not_fit_together() -> 
         Recipe().override(n_scales=5, image_size=500)
     with pytest.raises(ConfigError, match=r"maps\.downsample"):
         Recipe().override(n_scales=1, image_size=66)
+
+
+def test_there_are_four_quarter_turns_unless_factors_vary() -> None:
+    with pytest.raises(ConfigError, match=r"n_transforms = 5 is not allowed: expected 1 to 4 for pose = 'quarter'"):
+        TransformConfig(n_transforms=5, pose="quarter")
+    with pytest.raises(ConfigError, match="n_transforms = 8"):
+        preset("paper").override(pose="quarter", n_transforms=8)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_pose_comes_with_the_transforms_that_pay_for_it(name: str) -> None:
+    recipe = preset(name)
+    assert recipe.override(pose="any") == recipe.override(pose="any", n_transforms=recipe.transforms.n_transforms)
+    assert recipe.override(pose="quarter").transforms.n_transforms == 4
+    assert recipe.override(pose="quarter", n_transforms=2).transforms.n_transforms == 2
+    assert recipe.override(pose="fixed", n_transforms=99).transforms.n_transforms == 99
+    assert recipe.override(n_transforms=1).override(pose="fixed").transforms.n_transforms == 1
+
+
+def test_recipes_from_before_poses_hold_for_parts_in_any() -> None:
+    assert Recipe.from_dict({"transforms": {"n_transforms": 8, "pooled": True}}).transforms.pose == "any"
 
 
 def test_a_key_names_one_value_only() -> None:

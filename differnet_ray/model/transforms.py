@@ -18,7 +18,12 @@ from scipy.stats import qmc
 from torch import Tensor
 from torchvision.transforms.functional import rgb_to_grayscale
 
-from differnet_ray.config import TransformConfig
+from differnet_ray.config import POSES, TransformConfig
+from differnet_ray.errors import ConfigError
+
+GOLDEN = (math.sqrt(5) - 1) / 2  # turns
+QUARTER = math.pi / 2
+SMALL = math.radians(6)  # the largest rotation of parts that always lie the same way
 
 
 @dataclass(frozen=True)
@@ -48,45 +53,72 @@ class TransformSet:
 
 
 def fixed_transforms(config: TransformConfig) -> TransformSet:
-    """The fixed set that scores are averaged over.
+    """The fixed set that scores, or features, are averaged over.
 
-    Angles are multiples of the golden angle, so that every prefix of the set is well spread over the circle, and over
-    each quarter of it: an image rotated by 0, 90, 180 or 270 degrees has no black corners and looks unlike all that a
-    flow is fitted on, where rotations are random. Brightness and contrast follow a Halton sequence.
+    Pose `any`: angles are multiples of the golden angle, so that every prefix of the set is well spread over the circle, and
+    over each quarter of it: an image rotated by 0, 90, 180 or 270 degrees has no black corners and looks unlike all that a
+    flow is fitted on, where rotations are random. `quarter`: these four, again and again. `fixed`: upright first, then
+    multiples of the golden ratio again, within 6 degrees. Brightness and contrast follow a Halton sequence.
 
     Args:
-        config: T and the ranges of the factors.
+        config: pose, T and the ranges of the factors.
 
     Returns:
         T transforms; the same for the same config, on every machine.
 
+    Raises:
+        ConfigError: the pose is not decided.
+
     Example:
         >>> [round(math.degrees(angle)) for angle in fixed_transforms(TransformConfig(n_transforms=4)).angles]
         [111, 334, 196, 59]
+        >>> [round(math.degrees(angle)) for angle in fixed_transforms(TransformConfig(5, "fixed")).angles]
+        [0, -5, 3, -2, 6]
     """
-    turns = (np.arange(config.n_transforms) + 0.5) * (math.sqrt(5) - 1) / 2 % 1.0
+    n = np.arange(config.n_transforms)
     factors = 2 * qmc.Halton(d=2, scramble=False).random(config.n_transforms + 1)[1:] - 1  # in (-1, 1), zero first
+    if _decided(config) == "any":
+        angles = 2 * math.pi * ((n + 0.5) * GOLDEN % 1.0)
+    elif config.pose == "quarter":
+        angles = QUARTER * (n % 4)
+    else:
+        angles = SMALL * (2 * ((n * GOLDEN + 0.5) % 1.0) - 1)
     return TransformSet(
-        angles=tuple((2 * math.pi * turns).tolist()),
+        angles=tuple(angles.tolist()),
         brightness=tuple((1 + config.brightness * factors[:, 0]).tolist()),
         contrast=tuple((1 + config.contrast * factors[:, 1]).tolist()),
     )
 
 
 def random_transforms(config: TransformConfig, n: int, rng: np.random.Generator) -> TransformSet:
-    """N transforms for fitting: angles uniform in [0, 2 pi), factors uniform in their ranges (section 4.2).
+    """N transforms for fitting: angles uniform in the range of the pose, factors uniform in theirs (section 4.2).
 
     Args:
-        config: the ranges of the factors.
+        config: the pose, and the ranges of the factors. `any`: [0, 2 pi); `quarter`: one of four; `fixed`: within 6 degrees.
         n: how many.
         rng: where the randomness comes from; there is no other.
+
+    Raises:
+        ConfigError: the pose is not decided.
     """
     draws = rng.uniform(-1.0, 1.0, size=(n, 3))
+    if _decided(config) == "any":
+        angles = math.pi * (draws[:, 0] + 1)
+    elif config.pose == "quarter":
+        angles = QUARTER * np.floor(2 * (draws[:, 0] + 1))
+    else:
+        angles = SMALL * draws[:, 0]
     return TransformSet(
-        angles=tuple((math.pi * (draws[:, 0] + 1)).tolist()),
+        angles=tuple(angles.tolist()),
         brightness=tuple((1 + config.brightness * draws[:, 1]).tolist()),
         contrast=tuple((1 + config.contrast * draws[:, 2]).tolist()),
     )
+
+
+def _decided(config: TransformConfig) -> str:
+    if config.pose not in POSES:
+        raise ConfigError(f"pose = {config.pose!r}: it must be decided before transforms are made: one of {', '.join(POSES)}")
+    return config.pose
 
 
 def sampling_positions(angles: tuple[float, ...], size: int, device: torch.device | str = "cpu") -> Tensor:

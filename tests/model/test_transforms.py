@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import adjust_brightness, adjust_contrast
 
-from differnet_ray.config import TransformConfig
+from differnet_ray.config import POSES, TransformConfig
+from differnet_ray.errors import ConfigError
 from differnet_ray.model.transforms import (
     TransformSet,
     apply_transforms,
@@ -43,10 +44,41 @@ def noise(size: int) -> Tensor:
     return torch.randint(1, 256, (size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
 
 
-def test_the_fixed_set_is_the_same_at_every_call_and_starts_alike_in_every_length() -> None:
+@pytest.mark.parametrize("pose", POSES)
+def test_the_fixed_set_is_the_same_at_every_call_and_starts_alike_in_every_length(pose: str) -> None:
+    largest = fixed_transforms(TransformConfig(1024, pose, brightness=0.2, contrast=0.3))
     for n in (1, 2, 16, 1024):
-        assert fixed_transforms(TransformConfig(n_transforms=n, brightness=0.2, contrast=0.3)) == LARGEST.first(n)
-        assert len(LARGEST.first(n)) == n
+        assert fixed_transforms(TransformConfig(n, pose, brightness=0.2, contrast=0.3)) == largest.first(n)
+        assert len(largest.first(n)) == n
+
+
+def test_the_fixed_set_of_any_pose_is_the_one_that_stored_models_have() -> None:
+    exact = [1.9416110387254666, 5.8248331161764, 3.424869886447747, 1.0249066567190943]
+    assert list(LARGEST.angles[:4]) == exact
+
+
+def test_quarter_turns_are_exact_and_lose_no_pixel() -> None:
+    image = noise(64)
+    turns = fixed_transforms(TransformConfig(4, "quarter"))
+    for turn, copy in enumerate(transformed(image, turns)):
+        np.testing.assert_array_equal(as_uint8(copy), np.rot90(image.numpy(), turn))
+
+
+def test_parts_that_lie_the_same_way_are_turned_a_little_and_upright_first() -> None:
+    degrees = np.degrees(fixed_transforms(TransformConfig(32, "fixed")).angles)
+    assert degrees[0] == 0
+    assert np.abs(degrees).max() <= 6
+    for n in (4, 8, 16, 32):
+        prefix = np.sort(degrees[:n])
+        assert np.diff(prefix, prepend=-6, append=6).max() < 2 * 12 / n
+
+
+def test_no_transforms_are_made_for_a_pose_that_is_not_decided() -> None:
+    config = TransformConfig(4, "auto")
+    with pytest.raises(ConfigError, match="'auto': it must be decided .* any, quarter, fixed"):
+        fixed_transforms(config)
+    with pytest.raises(ConfigError, match="must be decided"):
+        random_transforms(config, 4, np.random.default_rng(0))
 
 
 def test_every_prefix_of_the_fixed_set_is_spread_over_the_circle() -> None:
@@ -109,6 +141,16 @@ def test_random_transforms_are_uniform_in_their_ranges() -> None:
         assert shares.min() > 1800
         assert shares.max() < 2200
     assert np.abs(np.corrcoef([drawn.angles, drawn.brightness, drawn.contrast]) - np.eye(3)).max() < 0.03
+
+
+def test_random_transforms_follow_the_pose() -> None:
+    drawn = {pose: random_transforms(TransformConfig(4, pose), 20_000, np.random.default_rng(0)).angles for pose in POSES}
+    turns, counts = np.unique(np.degrees(drawn["quarter"]), return_counts=True)
+    np.testing.assert_array_equal(turns, [0, 90, 180, 270])
+    assert counts.min() > 4800
+    small = np.degrees(drawn["fixed"])
+    assert np.abs(small).max() <= 6
+    assert np.histogram(small, bins=10, range=(-6, 6))[0].min() > 1800
 
 
 @given(st.integers(0, 20), st.integers(0, 20))
