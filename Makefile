@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 S3_VENV := .venv-s3
 S3_STAMP := $(S3_VENV)/.installed
-WORKERS ?= 3 # of the suite: half of its time it waits
+WORKERS ?= 2 # processes of the suite: all that starts Ray goes to one of them
 TEST_DATA := $(abspath ../shared/data)
 ifneq ($(wildcard $(TEST_DATA)),)
 export DIFFERNET_TEST_DATA ?= $(TEST_DATA)
@@ -18,7 +18,7 @@ demo: $(STAMP)  ## archive, fit, score, evaluate and a query, on images that it 
 	$(BIN)/differnet-ray demo --dir demo
 
 test: $(STAMP) $(S3_STAMP) browser  ## the whole suite
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 test-slow: $(STAMP) $(S3_STAMP)  ## what is too slow for every change
 	$(BIN)/python -m pytest -m slow

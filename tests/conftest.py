@@ -25,6 +25,18 @@ from differnet_ray.store.model_store import ModelStore
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # its modules are imported by name
 
 Plant = Callable[..., Path]
+WITH_RAY = ("distributed", "test_main_job.py", "test_cli.py", "test_fit_command.py")  # parts of paths
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the suite, a file goes to one of them, and all that start Ray to the same one.
+
+    Two clusters on two cores get in each other's way until tests that wait for something give up.
+    """
+    for item in items:
+        starts_ray = "local_ray" in getattr(item, "fixturenames", ()) or set(WITH_RAY) & set(item.path.parts)
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
+
 
 TINY = {"image_size": 64, "n_scales": 1, "n_transforms": 4, "n_blocks": 2, "hidden": 16, "epochs": 3, "fresh_epochs": 1}
 
