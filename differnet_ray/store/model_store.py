@@ -49,7 +49,8 @@ BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD, CURVES = (
     "card.md",
     "curves.png",
 )
-ADDED: dict[str, Any] = {"fingerprint": "", "resumed": [], "notes": [], "test": None, "peak_memory": 0}
+ADDED: dict[str, Any] = {"fingerprint": "", "resumed": [], "notes": [], "peak_memory": 0}
+ADDED |= dict.fromkeys(("test", "n_groups", "separation"))
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class Backbone:
     """The extractor that a model was fitted on.
 
     Attributes:
-        name: where its weights came from: `alexnet-imagenet1k-v1`, a file's name or `random-seed0`.
-        digest: SHA-256 of its weights.
+        name, digest: where its weights came from, `alexnet-imagenet1k-v1`, a file's name or `random-seed0`; their SHA-256.
         pretrained: false for random weights.
     """
 
@@ -79,9 +79,8 @@ class Decision:
     Attributes:
         threshold, review_threshold: a score at or over it is anomalous, or for review.
         target_fpr, achieved_fpr: false-alarm rate asked for, and what `n_images` good images can guarantee.
-        method: how they came to be scored by a flow that has not seen them, one of METHODS. `held out`: the bound on the
-            rate is exact. `cross-fitted`: each by a flow fitted without its fold; the flow in use is fitted on all images,
-            and the bound is approximate.
+        n_groups: groups that these images are of; as many in records that are older than groups.
+        method: one of METHODS. The bound of `cross-fitted`, where the flow in use is not the one that scored, is approximate.
         extrapolated: whether the threshold is that of a fitted tail, for a rate below the one that can be guaranteed.
         statement: the same for people, to be read after "the threshold rests on".
         map_unit: the gradient that 1 % of the pixels of unseen good images exceed; maps are divided by it.
@@ -92,6 +91,7 @@ class Decision:
     target_fpr: float
     achieved_fpr: float
     n_images: int
+    n_groups: int
     method: str
     extrapolated: bool
     statement: str
@@ -104,16 +104,16 @@ class Lineage:
 
     Attributes:
         data, listing_digest: locations of the images, and the digest of their listing.
-        fingerprint: digest of listing, options and code version: what has it already is not fitted again.
+        fingerprint: of listing, options and code version: what has it already is not fitted again.
         n_fitted, n_held_out: good images that the flow was fitted on, and that it has not seen (0 where cross-fitted).
         n_fits: flows that were fitted: one, or one for each fold and the one in use.
+        n_groups: groups of good images, none of which is on both sides of a split; None in older records.
+        separation: how far unseen images are from those fitted on, over the distance of independent images; None in older ones.
         skipped: images that could not be used: URI to reason.
-        losses: loss of every epoch of the flow in use.
-        resumed: epochs after which an interrupted fit went on.
+        losses, resumed: loss of every epoch of the flow in use; epochs after which an interrupted fit went on.
         notes: what people should know, such as a chunk halved because memory was short.
         test: `auroc`, `n_good` and `n_anomalous` of a labelled test set, where there is one; no choice was made by it.
-        seconds: of all fits and the calibration.
-        peak_memory: largest resident memory of the process, in bytes.
+        seconds, peak_memory: of all fits and the calibration; largest resident memory of the process, in bytes.
     """
 
     data: tuple[str, ...]
@@ -122,6 +122,8 @@ class Lineage:
     n_fitted: int
     n_held_out: int
     n_fits: int
+    n_groups: int | None
+    separation: float | None
     skipped: dict[str, str]
     losses: tuple[float, ...]
     resumed: tuple[int, ...]
@@ -138,11 +140,9 @@ class StoredModel:
     """A model as it lies in the store.
 
     Attributes:
-        category: what it scores.
-        recipe: all settings.
+        category, recipe: what it scores, and all settings.
         transforms: the fixed set: `angles` (radians), `brightness`, `contrast`.
-        flow: arrays of flow.safetensors.
-        weights: arrays of the backbone.
+        flow, weights: arrays of flow.safetensors, and of the backbone.
         calibration: `tables.CALIBRATION`.
         curves: a PNG of the fit for the card, or empty; `load` leaves it in the store.
         version, digest: empty until published.
@@ -235,7 +235,7 @@ class ModelStore:
                 recipe=Recipe.from_dict(record["recipe"]),
                 transforms={key: tuple(value) for key, value in record["transforms"].items()},
                 backbone=backbone,
-                decision=Decision(**record["decision"]),
+                decision=Decision(**{"n_groups": record["decision"]["n_images"]} | record["decision"]),
                 lineage=_lineage(record["lineage"]),
                 flow=_arrays(join(folder, FLOW), files[FLOW]),
                 weights=weights,
