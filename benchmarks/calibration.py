@@ -20,8 +20,9 @@ from differnet_ray.config import preset
 from differnet_ray.experiments.run_cell import StoredBank
 from differnet_ray.labels import GOOD
 from differnet_ray.model.calibration import conformal_threshold
-from differnet_ray.model.fitting import fit, split_holdout
+from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow
+from differnet_ray.model.groups import split_holdout
 from differnet_ray.model.scoring import transform_scores
 
 SEEDS, TARGETS = 5, (0.1, 0.05, 0.01)
@@ -34,7 +35,7 @@ def main(output: str) -> None:
     train, test = train.mean(axis=1, keepdims=True), test[kinds == GOOD].mean(axis=1, keepdims=True)
     print("| seed | target | promised | false alarms | rate | 95 % of binomial(191, promised) | inside |\n|" + "---|" * 7)
     for seed in range(SEEDS):
-        chosen, held_out = split_holdout(len(train), pooled.calibration.holdout_fraction, seed)
+        chosen, held_out = split_holdout(np.arange(len(train)), pooled.calibration.holdout_fraction, seed)
         flow = Flow(train.shape[-1], pooled.flow, seed=seed)
         list(fit(flow, StoredBank(torch.from_numpy(train[chosen]), pooled.fit), pooled.fit))
         calibration, good = (transform_scores(flow, features)[:, 0] for features in (train[held_out], test))

@@ -24,11 +24,11 @@ from differnet_ray.config import Recipe, preset
 from differnet_ray.experiments.features import Floats, images_of
 from differnet_ray.experiments.run_cell import StoredBank
 from differnet_ray.labels import GOOD
-from differnet_ray.model.calibration import split_folds
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor, load_backbone_weights
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow, nll
+from differnet_ray.model.groups import split_folds
 from differnet_ray.model.metrics import auroc, recall_at_fpr
 from differnet_ray.model.scoring import transform_scores
 from differnet_ray.model.transforms import fixed_transforms, sampling_positions
@@ -84,7 +84,7 @@ def _scores(recipe: Recipe, train: Floats, test: Floats) -> npt.NDArray[np.float
 def _row(name: str, recipe: Recipe, train: Floats, test: Floats, kinds: npt.NDArray[np.str_]) -> None:
     scores, is_anomaly = _scores(recipe, train, test), kinds != GOOD
     losses = []
-    for fold in split_folds(len(train), 5, seed=0):
+    for fold in split_folds(np.arange(len(train)), 5, seed=0):
         flow = fitted(recipe, np.delete(train, fold, axis=0))
         with torch.no_grad():
             losses.append(nll(*flow(torch.from_numpy(train[fold]).flatten(0, 1))).mean().item())

@@ -17,6 +17,8 @@ FIRST_LAYERS = ("none", "standardize", "whiten")
 POSE_TRANSFORMS = {"any": 1024, "quarter": 4, "fixed": 4}  # the most that pay: docs/benchmarks.md
 POSES = tuple(POSE_TRANSFORMS)
 AUTO = "auto"  # the pose of a recipe whose pose each category decides by its good images before it is fitted
+AUTO_GROUPS, NO_GROUPS = "auto", "none"
+GROUP_BY = "auto (similar images), none, an attribute of the images, or a regular expression with a group"
 SMALLEST_SCALE = 63  # pixels: the smallest side that survives AlexNet's stem and its three poolings
 GreyRange = tuple[float, float]  # the grey values that are black and white
 
@@ -177,13 +179,15 @@ class FitConfig:
 class CalibrationConfig:
     """How thresholds are found on defect-free images that the flow has not seen: held out, or cross-fitted where few."""
 
+    group_by: str = AUTO_GROUPS  # images that belong together, see GROUP_BY: whole groups are held out and cross-fitted
     holdout_fraction: float = 0.2  # share of the good images that the flow never sees
-    cross_fit_below: int = 50  # fewer usable images are cross-fitted: all of them calibrate, at the cost of folds + 1 fits
+    cross_fit_below: int = 50  # fewer groups are cross-fitted: all images calibrate, at the cost of folds + 1 fits
     folds: int = 5  # of cross-fitting; 0: always hold out
     target_fpr: float = 0.01  # share of good images at or above the threshold
     review_fpr: float = 0.05  # share of good images at or above the review threshold
 
     def __post_init__(self) -> None:
+        _require(isinstance(self.group_by, str) and bool(self.group_by), "group_by", self.group_by, GROUP_BY)
         _require(0 < self.holdout_fraction < 1, "holdout_fraction", self.holdout_fraction, "0 < fraction < 1")
         _require(0 <= self.cross_fit_below <= 1_000_000, "cross_fit_below", self.cross_fit_below, "0 to 1000000")
         _require(self.folds == 0 or 2 <= self.folds <= 100, "folds", self.folds, "0 for never, or 2 to 100")
@@ -238,6 +242,8 @@ class Recipe:
     def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Recipe:
         """The inverse of `to_dict`, also after a trip through JSON.
 
+        A calibration that does not say `group_by` is older than groups, and has none.
+
         Raises:
             ConfigError: a section or key is unknown, or a value is out of its range.
         """
@@ -254,6 +260,7 @@ class Recipe:
         for name, entries in values.items():
             _require(name in sections, "recipe section", name, ", ".join(sections))
             known = sections[name].__dataclass_fields__
+            entries = {"group_by": NO_GROUPS, **entries} if name == "calibration" else entries
             for key in entries:
                 _require(key in known, f"{name} key", key, ", ".join(known))
             try:
@@ -289,6 +296,7 @@ _POOLED = Recipe(
     transforms=TransformConfig(n_transforms=32, pooled=True),
     flow=FlowConfig(n_blocks=0, power=0.25, first_layer="whiten", shrinkage=0.03),
     fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
+    calibration=CalibrationConfig(cross_fit_below=500, folds=10),  # a fit takes a second
 )
 _FAST = _POOLED.override(n_transforms=8, n_rotations=4)
 PRESETS: dict[str, Recipe] = {

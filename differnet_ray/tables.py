@@ -250,13 +250,14 @@ RUNS = Table(
 
 CALIBRATION = Table(
     "calibration",
-    1,
+    2,
     pa.schema(
         [
             _IMAGE[0],
             _field("uri", pa.string(), "canonical URI of a good image that the scoring flow had not seen"),
             _field("anomaly_score", pa.float64(), "its score"),
             _field("score_std", pa.float64(), "standard deviation of its score over the transforms"),
+            _field("group", pa.int64(), "images of one number were held out together; null in models older than it", null=True),
         ]
     ),
 )

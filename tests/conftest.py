@@ -28,6 +28,7 @@ Plant = Callable[..., Path]
 WITH_RAY = ("distributed", "test_main_job.py", "test_cli.py", "test_fit_command.py")  # parts of paths
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the suite, a file goes to one of them, and all that start Ray to the same one.
 
@@ -43,8 +44,9 @@ TINY = {"image_size": 64, "n_scales": 1, "n_transforms": 4, "n_blocks": 2, "hidd
 
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
-    """64 pixels, one scale, two blocks, 16 wide; holds out however few images there are."""
-    return Recipe().override(**TINY, first_layer="standardize", folds=0, target_fpr=0.2, review_fpr=0.4, n_rotations=2)
+    """64 pixels, one scale, two blocks, 16 wide; holds out single images, however few there are."""
+    rates = {"target_fpr": 0.2, "review_fpr": 0.4}
+    return Recipe().override(**TINY, first_layer="standardize", folds=0, n_rotations=2, group_by="none", **rates)
 
 
 def write_part(path: Path, rng: np.random.Generator, *, shade: int, defect: bool) -> Image.Image:

@@ -46,6 +46,12 @@ def test_sections_and_keys_that_are_left_out_have_their_defaults() -> None:
     assert Recipe.from_dict({"fit": {"epochs": 3}}) == Recipe(fit=FitConfig(epochs=3))
 
 
+def test_a_recipe_that_is_older_than_groups_has_none() -> None:
+    values = Recipe().to_dict()
+    assert values["calibration"].pop("group_by") == "auto"
+    assert Recipe.from_dict(values) == Recipe().override(group_by="none")
+
+
 OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("extractor", "image_size", 251),
     ("extractor", "image_size", 450),  # not a multiple of 4
@@ -88,6 +94,8 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("fit", "validation_fraction", 1.0),
     ("fit", "seed", -1),
     ("fit", "seed", 2**63),
+    ("calibration", "group_by", ""),
+    ("calibration", "group_by", 3),
     ("calibration", "holdout_fraction", 0.0),
     ("calibration", "holdout_fraction", 1.0),
     ("calibration", "cross_fit_below", -1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from differnet_ray.archives.given_manifest import read_columns, read_manifest
 from differnet_ray.archives.index import Naming, Tally, image_id, index_source, path_of, sources_of
+from differnet_ray.config import AUTO_GROUPS, GROUP_BY, NO_GROUPS
 from differnet_ray.errors import ConfigError
 from differnet_ray.labels import GOOD
 from differnet_ray.storage.files import READ_THREADS
@@ -202,13 +204,64 @@ def select(listing: Listing, *, categories: Sequence[str] = (), split: str | Non
     return Listing(listing.table.filter(pa.array(keep, pa.bool_())), listing.skipped)
 
 
-def sample(listing: Listing, n: int, seed: int) -> Listing:
-    """At most n images of each category, drawn from the seed."""
+def sample(listing: Listing, n: int, seed: int, group_by: str = NO_GROUPS) -> Listing:
+    """At most n images of each category, drawn from the seed: of whole groups, of which the last is cut short.
+
+    Args:
+        listing: all images.
+        n: how many.
+        seed: of the draw.
+        group_by: as in `group_keys`; where that gives no keys, each image is drawn by itself.
+    """
     rng = np.random.default_rng([seed, 4])
     names = np.array(listing.table["category"].to_pylist())
-    rows = [np.flatnonzero(names == category) for category in listing.categories]
-    drawn = [np.sort(rng.choice(positions, min(n, len(positions)), replace=False)) for positions in rows]
-    return Listing(listing.table.take(np.concatenate([np.empty(0, np.int64), *drawn])), listing.skipped)
+    chosen = [np.empty(0, np.int64)]
+    for category in listing.categories:
+        rows = np.flatnonzero(names == category)
+        keys = np.array(group_keys(listing.table.take(rows), group_by) or [str(row) for row in rows])
+        rank = dict(zip(order := sorted(set(keys)), rng.permutation(len(order)).tolist(), strict=True))
+        drawn = np.argsort([rank[key] for key in keys], kind="stable")[:n]
+        chosen.append(np.sort(rows[drawn]))
+    return Listing(listing.table.take(np.concatenate(chosen)), listing.skipped)
+
+
+def group_keys(rows: pa.Table, group_by: str) -> list[str] | None:
+    """What group each image of one category is of, where names say it.
+
+    Args:
+        rows: `tables.MANIFEST`.
+        group_by: the name of an attribute that all of them have; or a regular expression that is found in the URI, with
+            the member after it where there is one, of all of them, and whose groups together are the key; or `auto` or
+            `none`.
+
+    Returns:
+        A key for each row; None for `auto` and `none`.
+
+    Raises:
+        ConfigError: it is neither an attribute of all rows nor an expression with a group that is found in all of them.
+
+    Example:
+        `part`, or `(part-[0-9]+)`: part-0017-left.jpg and part-0017-right.jpg are one group.
+    """
+    if group_by in (AUTO_GROUPS, NO_GROUPS):
+        return None
+    attributes = [dict(values) for values in rows["attributes"].to_pylist()]
+    if all(group_by in values for values in attributes):
+        return [values[group_by] for values in attributes]
+    try:
+        pattern, why = re.compile(group_by), "a regular expression without a group"
+    except re.error as error:
+        pattern, why = re.compile(""), f"no regular expression ({error})"
+    known = ", ".join(sorted(set[str]().union(*attributes))) or "none"
+    hint = f"expected {GROUP_BY}, such as 'part-([0-9]+)'; the images have the attributes: {known}"
+    if not pattern.groups:
+        raise ConfigError(f"--group-by {group_by}: no attribute of all images, and {why}; {hint}")
+    paths = list(map(path_of, rows["uri"].to_pylist(), rows["member"].to_pylist()))
+    found = [pattern.search(path) for path in paths]
+    if None in found:
+        first = paths[found.index(None)]
+        raise ConfigError(f"--group-by {group_by}: not in {found.count(None)} of {len(found)} images, such as {first}; {hint}")
+    return [repr(match.groups()) for match in found if match is not None]
 
 
 def together(listing: Listing, name: str) -> Listing:

@@ -103,7 +103,7 @@ def run_fit(
         recipe: all settings.
         backbone_weights: as the option.
         good: names of good images, beside those of `labels.GOOD_NAMES`.
-        shots: fit on so many images of each category, drawn from the seed.
+        shots: fit on so many images of each category, of whole groups, drawn from the seed.
         together: fit all categories in one flow, as the category of this name.
         max_parallel: fits at the same time.
         gpus_per_fit: share of a GPU of each.
@@ -113,7 +113,7 @@ def run_fit(
         resume: skip what is fitted already, go on where a killed run was; else begin anew.
         test: measure the AUROC where there is a labelled test set.
     """
-    from differnet_ray.archives.manifest import Listing, list_images, sample, select
+    from differnet_ray.archives.manifest import Listing, group_keys, list_images, sample, select
     from differnet_ray.archives.manifest import together as as_one
     from differnet_ray.storage.files import check_writable
     from differnet_ray.storage.locations import canonical
@@ -132,8 +132,11 @@ def run_fit(
                 "that --good NAME gives"
             )
     listing, labelled = (select(part, categories=categories) for part in (training, select(images, split="test")))
+    group_by = recipe.calibration.group_by
+    for category in listing.categories:  # a name that does not fit is found before any work
+        group_keys(select(listing, categories=[category]).table, group_by)
     if shots is not None:
-        listing = sample(listing, shots, recipe.fit.seed)
+        listing = sample(listing, shots, recipe.fit.seed, group_by)
     if together is not None:
         listing, labelled = as_one(listing, together), as_one(labelled, together)
     check_writable(canonical(models))

@@ -14,6 +14,11 @@ from differnet_ray.config import POSES, PRESETS, GreyRange
 from differnet_ray.errors import ConfigError
 
 Command = Callable[..., Any]
+GROUP_BY_HELP = (
+    "Images that belong together, such as pictures of one part: held out, cross-fitted and drawn as a whole. auto: similar "
+    "images (default of fit); none: each image alone (of reproduce); an attribute; or a regular expression with a group, "
+    "such as 'part-([0-9]+)'."
+)
 
 
 def read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
@@ -117,6 +122,7 @@ def recipe_options(verb: Command) -> Command:
             click.option("--blocks", "n_blocks", type=int, help="K: coupling blocks of the flow."),
             click.option("--clamp-alpha", type=float, help="alpha of eq. 2; a smaller one keeps training stable."),
             click.option("--hidden", type=int, help="Width of the flow's networks."),
+            click.option("--group-by", metavar="auto|none|ATTRIBUTE|REGEX", help=GROUP_BY_HELP),
             click.option("--fresh-epochs", type=int, help="Epochs with new random transforms; then they repeat."),
         ]
     ):

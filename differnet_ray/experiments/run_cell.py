@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from differnet_ray.archives.manifest import Listing, defects
-from differnet_ray.config import FitConfig, Recipe
+from differnet_ray.archives.manifest import Listing, defects, group_keys
+from differnet_ray.config import AUTO_GROUPS, FitConfig, Recipe
 from differnet_ray.errors import FitError
 from differnet_ray.experiments.cells import FLOW, NEAREST, SVM, Cell, CellResult, Row, train_kind
 from differnet_ray.experiments.features import FeatureStore, Floats, images_of, parts_of
@@ -24,6 +25,7 @@ from differnet_ray.labels import GOOD
 from differnet_ray.model.baselines import Scorer, fit_nearest_neighbour, fit_one_class_svm
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow
+from differnet_ray.model.groups import Partition, draw, numbered, similar_groups
 from differnet_ray.model.metrics import IMAGE_METRICS, auroc
 from differnet_ray.model.scoring import transform_scores
 
@@ -75,8 +77,8 @@ def run_cell(cell: Cell, recipe: Recipe, store: FeatureStore, listing: Listing, 
         train, usable = store.read(parts_of(listing, category, "train", kind))
         n_unusable += int((~usable).sum())
         if cell.n_shots is not None:
-            rng = np.random.default_rng([cell.seed, SUBSET_STREAM])
-            train = train[np.sort(rng.choice(len(train), min(cell.n_shots, len(train)), replace=False))]
+            groups = _groups(images_of(listing, category, "train").filter(pa.array(usable)), train, recipe)
+            train = train[draw(groups, cell.n_shots, np.random.default_rng([cell.seed, SUBSET_STREAM]))]
         test, usable = store.read(parts_of(listing, category, "test", "fixed" if cell.transformed else "still"))
         n_unusable += int((~usable).sum())
         kinds = np.array(defects(images_of(listing, category, "test")))[usable]
@@ -115,6 +117,15 @@ def run_cell(cell: Cell, recipe: Recipe, store: FeatureStore, listing: Listing, 
                 )
             )
     return CellResult(cell, rows, curve, len(train), n_unusable, round(time.monotonic() - began, 1))
+
+
+def _groups(rows: pa.Table, features: Floats, recipe: Recipe) -> Partition:
+    """The group of each usable training image, by its names or by its features (N, T, D)."""
+    group_by = recipe.calibration.group_by
+    keys = group_keys(rows, group_by)
+    if keys is not None:
+        return numbered(keys)
+    return similar_groups(features.mean(axis=1)) if group_by == AUTO_GROUPS else np.arange(len(features))
 
 
 @dataclass(frozen=True)

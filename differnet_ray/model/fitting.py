@@ -280,17 +280,6 @@ def fit(flow: Flow, bank: Bank, config: FitConfig) -> Iterator[EpochStats]:
     return iter(FlowFit(flow, bank, config))
 
 
-def split_holdout(n: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Splits n >= 2 good images into those to fit on and those held out, at least one of each.
-
-    Returns:
-        Two sorted lists of positions, drawn from the seed.
-    """
-    order = np.random.default_rng([seed, 2]).permutation(n)
-    held_out = min(max(1, round(fraction * n)), n - 1)
-    return sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())
-
-
 @torch.no_grad()
 def _mean_loss(flow: Flow, features: Tensor) -> float:
     samples = features.flatten(0, 1)

@@ -46,9 +46,25 @@ def score_image(model: DifferNet, image: Tensor, n_transforms: int | None = None
         n_transforms: score with the first so many of the model's transforms; all if None.
     """
     z, _ = model(image, n_transforms)
+    return _score(z, len(model.transforms) if n_transforms is None else n_transforms)
+
+
+@torch.no_grad()
+def score_pooled(model: DifferNet, features: Tensor) -> ImageScore:
+    """The same to the bit, by a model that pools features, of an image whose pooled ones are at hand.
+
+    Args:
+        model: a fitted model.
+        features: float32 (1, D), the mean over all of its transforms.
+    """
+    z, _ = model.flow(features.to(model.flow.shift.device))
+    return _score(z, len(model.transforms))
+
+
+def _score(z: Tensor, n_transforms: int) -> ImageScore:
     per_transform = z.double().square().mean(dim=1)
     std, mean = torch.stack(torch.std_mean(per_transform, correction=0)).tolist()  # one wait for the device
-    return ImageScore(mean, std, len(model.transforms) if n_transforms is None else n_transforms)
+    return ImageScore(mean, std, n_transforms)
 
 
 @torch.no_grad()

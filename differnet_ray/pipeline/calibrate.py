@@ -69,7 +69,7 @@ def scores_of_images(
     scores = np.array([score_of for score_of in found if score_of is not None], dtype=np.float64).reshape(-1, 2)
     columns = rows.filter(kept).select(["image_id", "uri"])
     columns = columns.append_column("anomaly_score", pa.array(scores[:, 0]))
-    return columns.append_column("score_std", pa.array(scores[:, 1])).cast(CALIBRATION.schema)
+    return _ungrouped(columns.append_column("score_std", pa.array(scores[:, 1])))
 
 
 def scores_of_run(
@@ -105,7 +105,13 @@ def scores_of_run(
     keep = [dict(attributes).get("split") != TRAIN for attributes in rows["attributes"].to_pylist()]
     if confirmed is not None:
         keep = [kept and image in confirmed for kept, image in zip(keep, rows["image_id"].to_pylist(), strict=True)]
-    return rows.filter(pa.array(keep, pa.bool_())).select(CALIBRATION.schema.names).cast(CALIBRATION.schema)
+    return _ungrouped(rows.filter(pa.array(keep, pa.bool_())))
+
+
+def _ungrouped(scores: pa.Table) -> pa.Table:
+    """Scores of images that count as independent: `tables.CALIBRATION`."""
+    scores = scores.append_column("group", pa.nulls(scores.num_rows, pa.int64()))
+    return scores.select(CALIBRATION.schema.names).cast(CALIBRATION.schema)
 
 
 def recalibrated(
@@ -143,6 +149,7 @@ def recalibrated(
             target_fpr=threshold.requested_fpr,
             achieved_fpr=threshold.achieved_fpr,
             n_images=threshold.n_images,
+            n_groups=threshold.n_groups,
             method=RECALIBRATED,
             extrapolated=threshold.extrapolated,
             statement=threshold.statement(),

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from differnet_ray import __version__
-from differnet_ray.archives.manifest import Listing, defects, select
+from differnet_ray.archives.manifest import Listing, defects, group_keys, select
 from differnet_ray.config import Recipe
 from differnet_ray.errors import FitError, StorageError
 from differnet_ray.labels import GOOD
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.metrics import auroc
-from differnet_ray.pipeline.fit_flows import CategoryFits, Effort, Fitted, Unseen
+from differnet_ray.pipeline.fit_flows import CategoryFits, Effort, Fitted
 from differnet_ray.pipeline.fit_images import FitImages, image_names, look_at_images, usable_images
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
 from differnet_ray.pipeline.stages import as_tensors
@@ -133,9 +133,10 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
 
     with _noted() as notes:
         extractor = Extractor(recipe.extractor, as_tensors(job.weights)).to(device)
-        fits = CategoryFits(recipe, extractor, read, rows.num_rows, work, effort)
+        keys = group_keys(rows, recipe.calibration.group_by)
+        fits = CategoryFits(recipe, extractor, read, rows.num_rows, keys, work, effort)
         fitted = fits.run()
-        decision = _decide(fitted.unseen, recipe, cross_fitted=fits.cross_fitted)
+        decision = _decide(fitted, recipe)
         test = _test(job, category, fits, fitted)
     seconds = time.monotonic() - began
     model = StoredModel(
@@ -155,6 +156,8 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
             n_fitted=fitted.n_fitted,
             n_held_out=rows.num_rows - fitted.n_fitted,
             n_fits=fitted.n_fits,
+            n_groups=len(set(fitted.groups.tolist())),
+            separation=round(fitted.separation, 4),
             skipped=skipped,
             losses=tuple(stats.loss for stats in fitted.stats),
             resumed=fitted.resumed,
@@ -167,7 +170,7 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
         ),
         flow={name: tensor.cpu().numpy() for name, tensor in fitted.net.flow.state_dict().items()},
         weights=job.weights,
-        calibration=_calibration(rows, fitted.unseen),
+        calibration=_calibration(rows, fitted),
         curves=_curves(fitted, decision),
     )
     record = store.record(category, store.publish(model))
@@ -209,13 +212,15 @@ def _test(job: FitJob, category: str, fits: CategoryFits, fitted: Fitted) -> dic
     }
 
 
-def _calibration(rows: pa.Table, unseen: Sequence[Unseen]) -> pa.Table:
+def _calibration(rows: pa.Table, fitted: Fitted) -> pa.Table:
+    unseen = fitted.unseen
     return pa.table(
         {
             "image_id": [rows["image_id"][image.position].as_py() for image in unseen],
             "uri": [rows["uri"][image.position].as_py() for image in unseen],
             "anomaly_score": [image.score.anomaly_score for image in unseen],
             "score_std": [image.score.score_std for image in unseen],
+            "group": fitted.groups[[image.position for image in unseen]],
         },
         schema=CALIBRATION.schema,
     )
@@ -248,15 +253,17 @@ def _noted() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def _decide(unseen: Sequence[Unseen], recipe: Recipe, *, cross_fitted: bool) -> Decision:
+def _decide(fitted: Fitted, recipe: Recipe) -> Decision:
+    unseen, cross_fitted = fitted.unseen, fitted.cross_fitted
     scores = np.array([image.score.anomaly_score for image in unseen])
     if not np.isfinite(scores).all():
         raise FitError(
             f"{(~np.isfinite(scores)).sum()} of {len(scores)} good images that the flow has not seen have no finite score: "
             "a smaller clamp_alpha, fewer epochs or the preset `pooled` keep the flow from overfitting"
         )
-    threshold = conformal_threshold(scores, recipe.calibration.target_fpr)
-    review = conformal_threshold(scores, recipe.calibration.review_fpr)
+    n_groups = len({int(fitted.groups[image.position]) for image in unseen})
+    threshold = conformal_threshold(scores, recipe.calibration.target_fpr, n_groups)
+    review = conformal_threshold(scores, recipe.calibration.review_fpr, n_groups)
     map_unit = float(np.quantile([image.gradient for image in unseen if image.gradient is not None], MAP_QUANTILE))
     return Decision(
         threshold=threshold.value,
@@ -264,6 +271,7 @@ def _decide(unseen: Sequence[Unseen], recipe: Recipe, *, cross_fitted: bool) -> 
         target_fpr=threshold.requested_fpr,
         achieved_fpr=threshold.achieved_fpr,
         n_images=threshold.n_images,
+        n_groups=n_groups,
         method=CROSS_FITTED if cross_fitted else HELD_OUT,
         extrapolated=threshold.extrapolated,
         statement=threshold.statement(cross_fitted=cross_fitted),

@@ -16,7 +16,7 @@ DONE = (FITTED, UNCHANGED, FAILED)
 
 @dataclass(frozen=True)
 class FitProgress:
-    """How far the fit of a category is: `done` of `total` in a phase (`read`, `features`, `epochs`, `calibrate`, `test`)."""
+    """How far the fit of a category is: `done` of `total` in a phase (`read`, `compared`, `features`, `epochs`, ...)."""
 
     phase: str
     done: int

@@ -90,9 +90,10 @@ def limits_of_rate(store: ModelStore, target_fpr: float, category: str, scored: 
         ModelStoreError: the model is not there or damaged.
     """
     scores = store.calibration(category, scored.version)["anomaly_score"].to_numpy()
-    review_fpr = store.record(category, scored.version)["recipe"]["calibration"]["review_fpr"]
-    threshold = conformal_threshold(scores, target_fpr).value
-    return Limits(threshold, min(threshold, conformal_threshold(scores, max(target_fpr, review_fpr)).value))
+    record = store.record(category, scored.version)
+    review_fpr, n_groups = record["recipe"]["calibration"]["review_fpr"], record["decision"].get("n_groups")
+    threshold = conformal_threshold(scores, target_fpr, n_groups).value
+    return Limits(threshold, min(threshold, conformal_threshold(scores, max(target_fpr, review_fpr), n_groups).value))
 
 
 def limits_in_use(store: ModelStore, category: str, scored: Scored) -> Limits:

@@ -146,7 +146,8 @@ class ScoreImages:
             return row | {"status": "failed", "error": f"the anomaly score is {score.anomaly_score}"}
         status = status_of(score.anomaly_score, decision.threshold, decision.review_threshold)
         wanted = self.maps == "all" or (self.maps == "flagged" and status != "ok")
-        p_value = conformal_p_values(stored.calibration["anomaly_score"].to_numpy(), np.array([score.anomaly_score]))[0]
+        known = stored.calibration["anomaly_score"].to_numpy()
+        p_value = conformal_p_values(known, np.array([score.anomaly_score]), decision.n_groups)[0]
         return row | {
             "status": status,
             "anomaly_score": score.anomaly_score,

@@ -31,6 +31,7 @@ def _rows(record: Mapping[str, Any]) -> dict[str, str]:
     rows = {
         "data": ", ".join(lineage["data"]),
         "good images": f"{lineage['n_fitted']} fitted, {lineage['n_held_out']} held out, {len(lineage['skipped'])} skipped",
+        **_groups(lineage, recipe["calibration"]),
         "backbone": f"{record['backbone']['name']}, {extractor['n_scales']} scales from {extractor['image_size']} pixels",
         "flow": _flow(recipe["flow"]),
         "fit": f"{_count(len(losses), 'epoch')}, seed {recipe['fit']['seed']}, {fits} on {lineage['device']}{memory}",
@@ -47,6 +48,17 @@ def _rows(record: Mapping[str, Any]) -> dict[str, str]:
         images = f"{test['n_good']:.0f} good and {test['n_anomalous']:.0f} anomalous test images"
         rows["AUROC"] = f"{100 * test['auroc']:.1f} % on {images}, by which nothing was chosen"
     return rows
+
+
+def _groups(lineage: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[str, str]:
+    """What is held out together, and how similar unseen and fitted images are; nothing in records older than groups."""
+    if lineage.get("n_groups") is None:
+        return {}
+    near = f"{lineage['separation']:.2f} times as far from fitted ones as independent images are"
+    return {
+        "groups": f"{lineage['n_groups']}, by --group-by {calibration['group_by']}",
+        "unseen images": f"{near}; near duplicates have under 0.9",
+    }
 
 
 def _flow(flow: Mapping[str, Any]) -> str:
@@ -78,7 +90,8 @@ def _limits(image_size: int) -> list[str]:
     return [
         "It holds for images that are taken as the good ones were: after a change of camera, light or product, fit again.",
         "The threshold speaks of good images that are called anomalous. How many defects it finds, only labelled ones tell.",
-        "Images count as independent. Where several show one part, hold all of them out together, or the threshold is too low.",
+        "Groups of images count as independent. Where several images show one part, they must be one group, or the threshold "
+        "is too low: name the parts by --group-by where the groups that were found are not theirs.",
         f"Each image is resized to a square of {image_size} pixels: what cannot be seen in that is not found.",
     ]
 

@@ -1,8 +1,9 @@
 """What a fit leaves behind while it works, so that the same command goes on where a killed one was.
 
     MODELS/_fit/CATEGORY-FINGERPRINT/images.json              what its images are like; written once
+    MODELS/_fit/CATEGORY-FINGERPRINT/groups.json              the group of each of these; written once
     MODELS/_fit/CATEGORY-FINGERPRINT/checkpoint.safetensors   the last checkpoint; replaced whole
-    SCRATCH/CATEGORY-FINGERPRINT/{features,checksums}-N.npy   blocks of the feature bank, on a disk of the worker
+    SCRATCH/CATEGORY-FINGERPRINT/{BLOCK,checksums-BLOCK}.npy  blocks of feature banks, on a disk of the worker
 
 FINGERPRINT stands for all that decides the model, so that a changed thing never goes on from another's work. The model
 store is shared by all nodes; the scratch folder need not be: what another node lacks it computes again.
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -62,6 +63,18 @@ class FitWork:
         """Notes what its images are like."""
         write_bytes(join(self.uri, "images.json"), json.dumps(images).encode())
 
+    def groups(self) -> list[int] | None:
+        """The group of each usable image; None if that has not been found out yet."""
+        try:
+            found: list[int] = json.loads(read_bytes(join(self.uri, "groups.json")))
+        except (FileNotFoundError, ValueError):
+            return None
+        return found
+
+    def save_groups(self, groups: Sequence[int]) -> None:
+        """Notes the groups."""
+        write_bytes(join(self.uri, "groups.json"), json.dumps(list(groups)).encode())
+
     def checkpoint(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]] | None:
         """Arrays and values of the last checkpoint; None if there is none that can be read."""
         try:
@@ -76,7 +89,7 @@ class FitWork:
         stored = {name: np.asarray(array, order="C") for name, array in {**arrays, META: meta}.items()}
         write_bytes(join(self.uri, "checkpoint.safetensors"), save(stored))
 
-    def block(self, number: int, shape: tuple[int, int, int, int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint32]]:
+    def block(self, name: str, shape: tuple[int, int, int, int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint32]]:
         """Features and checksums of a block of the bank, mapped to files; zero where they are new or of another shape.
 
         Raises:
@@ -84,8 +97,8 @@ class FitWork:
         """
         try:
             self._blocks.mkdir(parents=True, exist_ok=True)
-            checksums = _mapped(self._blocks / f"checksums-{number}.npy", shape[1:2], np.uint32)
-            return _mapped(self._blocks / f"features-{number}.npy", shape, np.float32), checksums
+            checksums = _mapped(self._blocks / f"checksums-{name}.npy", shape[1:2], np.uint32)
+            return _mapped(self._blocks / f"{name}.npy", shape, np.float32), checksums
         except OSError as error:
             size = 4 * np.prod(shape, dtype=np.int64) / 2**30
             raise StorageError(

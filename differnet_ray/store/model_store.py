@@ -48,7 +48,8 @@ BACKBONES, LATEST, MODEL, FLOW, CALIBRATION_FILE, CARD, CURVES = (
     "card.md",
     "curves.png",
 )
-ADDED: dict[str, Any] = {"fingerprint": "", "resumed": [], "notes": [], "test": None, "peak_memory": 0, "calibrated": None}
+ADDED: dict[str, Any] = {"fingerprint": "", "resumed": [], "notes": [], "peak_memory": 0}
+ADDED |= dict.fromkeys(("test", "n_groups", "separation", "calibrated"))
 
 
 class ModelStore:
@@ -124,7 +125,7 @@ class ModelStore:
                 recipe=Recipe.from_dict(record["recipe"]),
                 transforms={key: tuple(value) for key, value in record["transforms"].items()},
                 backbone=backbone,
-                decision=Decision(**record["decision"]),
+                decision=Decision(**{"n_groups": record["decision"]["n_images"]} | record["decision"]),
                 lineage=_lineage(record["lineage"]),
                 flow=_arrays(join(folder, FLOW), files[FLOW]),
                 weights=weights,

@@ -42,6 +42,7 @@ class Decision:
     Attributes:
         threshold, review_threshold: a score at or over it is anomalous, or for review.
         target_fpr, achieved_fpr: false-alarm rate asked for, and what `n_images` good images can guarantee.
+        n_groups: groups that these images are of; as many in records that are older than groups.
         method: how they came to be scored by a flow that has not seen them, one of METHODS. `held out`: the bound on the
             rate is exact. `cross-fitted`: each by a flow fitted without its fold; the flow in use is fitted on all images,
             and the bound is approximate. `recalibrated`: after the fit, by `calibrate`; exact as well.
@@ -55,6 +56,7 @@ class Decision:
     target_fpr: float
     achieved_fpr: float
     n_images: int
+    n_groups: int
     method: str
     extrapolated: bool
     statement: str
@@ -70,6 +72,8 @@ class Lineage:
         fingerprint: digest of listing, options and code version: what has it already is not fitted again.
         n_fitted, n_held_out: good images that the flow was fitted on, and that it has not seen (0 where cross-fitted).
         n_fits: flows that were fitted: one, or one for each fold and the one in use.
+        n_groups: groups of good images, none of which is on both sides of a split; None in older records.
+        separation: how far unseen images are from those fitted on, over the distance of independent images; None in older ones.
         skipped: images that could not be used: URI to reason.
         losses: loss of every epoch of the flow in use.
         resumed: epochs after which an interrupted fit went on.
@@ -87,6 +91,8 @@ class Lineage:
     n_fitted: int
     n_held_out: int
     n_fits: int
+    n_groups: int | None
+    separation: float | None
     skipped: dict[str, str]
     losses: tuple[float, ...]
     resumed: tuple[int, ...]

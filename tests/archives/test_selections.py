@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from archive_files import listed
 
-from differnet_ray.archives.manifest import sample, select, together
+from differnet_ray.archives.manifest import group_keys, sample, select, together
 from differnet_ray.errors import ConfigError
 from differnet_ray.tables import MANIFEST
 
@@ -71,3 +71,37 @@ def test_categories_together_are_one_and_keep_what_they_are_of(plant: Plant) -> 
     assert one.digest() != listing.digest()
     with pytest.raises(ConfigError, match="'a/b' is not a usable name"):
         together(listing, "a/b")
+
+
+def test_images_are_grouped_by_an_attribute_or_by_what_an_expression_finds(plant: Plant) -> None:
+    root = plant(*(f"part-{part}/screw/side-{side}.png" for part in (1, 2) for side in "ab"))
+    rows = listed(root, path_pattern="{part}/{category}/{name}").table
+    expected = [[0, 0, 1, 1], [0, 1, 0, 1]]
+    for group_by, groups in zip((("part", r"part-(\d)", r"(part)-(\d)"), (r"side-(.)\.png$",)), expected, strict=True):
+        for one in group_by:
+            keys = group_keys(rows, one)
+            assert keys is not None
+            assert [list(dict.fromkeys(keys)).index(key) for key in keys] == groups, one
+    assert group_keys(rows, "auto") is group_keys(rows, "none") is None
+
+
+@pytest.mark.parametrize(
+    ("group_by", "says"),
+    [
+        ("line", "--group-by line: no attribute of all images, and a regular expression without a group; expected auto"),
+        ("part-(", r"no regular expression \(.*\); expected .*; the images have the attributes: part"),
+        (r"part-(1)", r"not in 1 of 2 images, such as .*part-2/screw/a\.png; expected .* such as 'part-\(\[0-9\]\+\)'"),
+    ],
+)
+def test_what_groups_no_images_is_refused_with_an_example(plant: Plant, group_by: str, says: str) -> None:
+    rows = listed(plant("part-1/screw/a.png", "part-2/screw/a.png"), path_pattern="{part}/{category}/{name}").table
+    with pytest.raises(ConfigError, match=says):
+        group_keys(rows, group_by)
+
+
+def test_a_sample_is_of_whole_groups_but_for_the_last(plant: Plant) -> None:
+    listing = listed(plant(*(f"screw/train/good/{part}-{side}.png" for part in range(9) for side in "abc")))
+    for seed in range(5):
+        drawn = sample(listing, 7, seed, r"(\d)-.\.png")
+        parts = Counter(str(uri).rsplit("/", 1)[1][0] for uri in drawn.table["uri"].to_pylist())
+        assert sorted(parts.values()) == [1, 3, 3]

@@ -94,6 +94,19 @@ def test_a_grey_range_is_part_of_what_is_fitted(job_of: Callable[..., FitJob], f
     assert found.fingerprint("lid") != given.fingerprint("lid")
 
 
+def test_images_are_grouped_by_names_and_names_that_do_not_fit_are_refused_before_any_work(
+    job_of: Callable[..., FitJob], factory: Path, tmp_path: Path
+) -> None:
+    assert job_of("--data", factory).recipe.calibration.group_by == "auto"
+    job = job_of("--data", factory, "--group-by", r"good/(\d)\d", "--shots", 4)
+    names = Counter(str(uri).rsplit("/", 1)[1][0] for uri in job.listing.table["uri"].to_pylist())
+    assert (job.recipe.calibration.group_by, names.total()) == (r"good/(\d)\d", 8)
+    options = ["fit", "--models", tmp_path / "models", "--backbone-weights", "random", "--data", factory, "--group-by", "(17)"]
+    result = CliRunner().invoke(cli.main, [str(option) for option in options])
+    assert result.exit_code == 2
+    assert "--group-by (17): not in 12 of 12 images" in result.output
+
+
 def test_all_categories_together_are_one(job_of: Callable[..., FitJob], factory: Path) -> None:
     job = job_of("--data", factory, "--together", "everything", "--shots", 3)
     assert categories(job) == {"everything": 6}

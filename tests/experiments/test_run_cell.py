@@ -167,6 +167,9 @@ def test_shots_are_random_subsets_and_categories_can_be_fitted_together(
     few = [run_cell(cell(n_shots=5, seed=seed), recipe, store, listing, "cpu") for seed in (0, 1)]
     assert [result.n_train for result in few] == [5, 5]
     assert few[0].rows[0].scores != few[1].rows[0].scores
+    by_name = recipe.override(group_by=r"good/(\d)\d")  # ten images and two
+    assert run_cell(cell(n_shots=2), by_name, store, listing, "cpu").n_train == 2
+    assert run_cell(cell(n_shots=5), recipe.override(group_by="auto"), store, listing, "cpu").n_train == 5
     together = run_cell(cell(categories=("lid", "plate")), recipe, store, listing, "cpu")
     assert together.n_train == 24
     assert [row.category for row in together.rows] == ["lid", "plate"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from differnet_ray.model.calibration import conformal_p_values, conformal_threshold, split_folds, tail_threshold
+from differnet_ray.model.calibration import conformal_p_values, conformal_threshold, tail_threshold
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
@@ -282,16 +282,3 @@ def test_p_values_of_good_images_are_valid(name: str) -> None:
     for p in (0.04, 0.1, 0.25, 0.5, 0.9):
         share = (p_values <= p).mean(axis=1)
         assert share.mean() <= p + 4 * share.std() / math.sqrt(REPETITIONS)
-
-
-# --- folds ------------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(2, 300), st.integers(2, 20), st.integers(0, 2**63 - 1))
-def test_folds_hold_every_image_once_and_are_of_nearly_equal_size(n: int, folds: int, seed: int) -> None:
-    split = split_folds(n, folds, seed)
-    assert len(split) == min(n, folds)
-    assert sorted(position for fold in split for position in fold) == list(range(n))
-    assert all(fold == sorted(fold) for fold in split)
-    assert max(map(len, split)) - min(map(len, split)) <= 1
-    assert split_folds(n, folds, seed) == split

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from differnet_ray.config import FitConfig, FlowConfig, TransformConfig
@@ -27,7 +25,6 @@ from differnet_ray.model.fitting import (
     FlowFit,
     block_in_memory,
     fit,
-    split_holdout,
 )
 from differnet_ray.model.flow import Flow, nll
 from differnet_ray.model.transforms import fixed_transforms
@@ -379,24 +376,3 @@ def test_a_fit_stops_when_images_not_fitted_on_no_longer_gain_and_keeps_its_best
         kept = nll(*run.flow(validation.epoch(0).flatten(0, 1))).mean().item()
     assert kept == pytest.approx(min(losses), rel=1e-6)
     assert not any(parameter.requires_grad for parameter in run.flow.parameters())
-
-
-@given(st.integers(2, 300), st.floats(0.001, 0.999), st.integers(0, 2**63 - 1))
-def test_a_split_is_of_all_images_into_two_groups_near_the_fraction(n: int, fraction: float, seed: int) -> None:
-    fitted_on, held_out = split_holdout(n, fraction, seed)
-    assert sorted(fitted_on + held_out) == list(range(n))
-    assert fitted_on == sorted(fitted_on)
-    assert held_out == sorted(held_out)
-    assert fitted_on
-    assert held_out
-    assert abs(len(held_out) - fraction * n) <= 0.5 or len(held_out) == 1 or len(fitted_on) == 1
-    assert split_holdout(n, fraction, seed) == (fitted_on, held_out)
-
-
-def test_splits_are_drawn_from_the_seed_and_favour_no_image() -> None:
-    counts = np.zeros(20)
-    for seed in range(2000):
-        counts[split_holdout(20, 0.25, seed)[1]] += 1
-    assert counts.sum() == 5 * 2000
-    assert counts.min() > 400
-    assert counts.max() < 600

@@ -17,7 +17,7 @@ from differnet_ray.config import TransformConfig
 from differnet_ray.model.differnet import DifferNet, exact_convolutions, transformed_features
 from differnet_ray.model.extractor import CHUNK, Extractor
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.scoring import score_image
+from differnet_ray.model.scoring import score_image, score_pooled
 from differnet_ray.model.transforms import apply_transforms, fixed_transforms, sampling_positions
 
 
@@ -174,3 +174,13 @@ def test_a_chunk_that_does_not_fit_in_memory_is_halved_for_good_and_the_log_says
     monkeypatch.setattr(model.extractor, "forward", lambda x: forward(x.expand(9, -1, -1, -1)))
     with pytest.raises(torch.OutOfMemoryError):
         score_image(model, images[0])
+
+
+def test_pooled_features_at_hand_score_as_their_image_does_to_the_bit(
+    tiny_extractor: Extractor, tiny_flow: Flow, images: Tensor
+) -> None:
+    config = TransformConfig(n_transforms=5, pooled=True)
+    net = DifferNet(tiny_extractor, tiny_flow, fixed_transforms(config), pooled=True)
+    for image in images[:3]:
+        features = transformed_features(tiny_extractor, image, net.transforms).mean(dim=0, keepdim=True)
+        assert score_pooled(net, features) == score_image(net, image)

@@ -21,10 +21,10 @@ from differnet_ray.archives.images import decode
 from differnet_ray.archives.manifest import list_images, select
 from differnet_ray.config import Recipe
 from differnet_ray.errors import FitError, StorageError
-from differnet_ray.model.calibration import split_folds
 from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest
-from differnet_ray.model.fitting import FeatureBank, fit, split_holdout
+from differnet_ray.model.fitting import FeatureBank, fit
 from differnet_ray.model.flow import Flow
+from differnet_ray.model.groups import split_folds, split_holdout
 from differnet_ray.model.scoring import ImageScore
 from differnet_ray.pipeline import fit_flows
 from differnet_ray.pipeline.fit_category import FitJob, fit_category
@@ -114,7 +114,7 @@ def test_few_images_are_cross_fitted_and_all_of_them_calibrate(run: Run, cross_f
 def test_every_image_is_scored_by_a_flow_that_has_not_seen_it(run: Run, cross_fitting: Recipe, good: Path) -> None:
     # Another image in one place: the flow of its fold was fitted without it and scores its fold-mates as before, bit for
     # bit; the flows of all other folds were fitted on it and do not.
-    fold = split_folds(N, FOLDS, cross_fitting.fit.seed)[1]
+    fold = split_folds(np.arange(N), FOLDS, cross_fitting.fit.seed)[1]
     before = calibration_scores(run(cross_fitting)[1])
     path = sorted(good.iterdir())[fold[0]]
     with Image.open(path) as image:
@@ -167,7 +167,7 @@ def test_as_many_images_as_configured_are_held_out(
     _, model = run(tiny_recipe.override(**changes))
     assert model.decision.method == ("held out" if held_out else "cross-fitted")
     if held_out:
-        kept_out = split_holdout(N, 0.2, tiny_recipe.fit.seed)[1]
+        kept_out = split_holdout(np.arange(N), 0.2, tiny_recipe.fit.seed)[1]
         assert names(model) == [f"{i:02d}.jpg" for i in kept_out]
         assert (model.lineage.n_fitted, model.lineage.n_held_out, model.lineage.n_fits) == (10, 2, 1)
         assert model.decision.n_images == 2
@@ -245,6 +245,82 @@ def test_a_damaged_checkpoint_is_no_checkpoint(run: Run, tiny_recipe: Recipe, tm
         block.write_bytes(block.read_bytes()[:90])
     result, _ = run(tiny_recipe)
     assert (result.epochs, result.resumed) == (3, ())
+
+
+def siblings(good: Path, n_parts: int) -> None:
+    """Leaves so many images, each with two copies that differ by a shade."""
+    for nth, path in enumerate(sorted(good.iterdir())):
+        with Image.open(path) as image:
+            for shade in (1, 2) if nth < n_parts else ():
+                image.point(lambda value, shade=shade: value + shade).save(good / f"{path.stem}-{shade}.jpg", quality=95)
+        if nth >= n_parts:
+            path.unlink()
+
+
+def parts_of(model: StoredModel) -> list[list[str]]:
+    """The parts of the images of each calibrating group."""
+    table = model.calibration
+    names = [uri.rsplit("/", 1)[1][:2] for uri in table["uri"].to_pylist()]
+    groups = table["group"].to_pylist()
+    return [sorted({name for name, group in zip(names, groups, strict=True) if group == one}) for one in sorted(set(groups))]
+
+
+@pytest.mark.parametrize("changes", [{"folds": 0}, {"folds": FOLDS}, {"folds": FOLDS, "pooled": True}])
+def test_whole_parts_are_held_out_by_name(run: Run, tiny_recipe: Recipe, good: Path, changes: dict[str, int]) -> None:
+    siblings(good, 10)
+    _, model = run(tiny_recipe.override(group_by=r"good/(\d\d)", **changes))
+    parts = parts_of(model)
+    assert all(len(part) == 1 for part in parts)
+    assert (len(parts), model.decision.n_groups) == ((2, 2) if changes["folds"] == 0 else (10, 10))
+    assert model.decision.n_images == model.calibration.num_rows == 3 * len(parts)
+    assert model.lineage.n_groups == 10
+    assert model.decision.achieved_fpr >= 1 / (len(parts) + 1)
+    assert f"{3 * len(parts)} {'held-out' if changes['folds'] == 0 else 'cross-fitted'} good images of {len(parts)} groups"
+    assert not model.lineage.notes
+
+
+def test_parts_are_found_without_names_and_warned_of_where_they_are_cut(run: Run, tiny_recipe: Recipe, good: Path) -> None:
+    siblings(good, 10)
+    recipe = tiny_recipe.override(folds=FOLDS, n_transforms=2)
+    result, alone = run(recipe)
+    assert (alone.lineage.n_groups, alone.decision.n_groups) == (30, 30)
+    assert alone.lineage.separation is not None
+    assert alone.lineage.separation < 0.5
+    assert "near duplicates of fitted ones" in result.notes[0]
+    assert "--group-by" in result.notes[0]
+    _, found = run(recipe.override(group_by="auto"))
+    assert parts_of(found) == [[f"{part:02d}"] for part in range(10)]
+    assert found.lineage.separation is not None
+    assert found.lineage.separation > 0.8
+
+
+def test_images_of_one_group_are_held_out_one_by_one_with_a_warning(run: Run, tiny_recipe: Recipe) -> None:
+    result, model = run(tiny_recipe.override(group_by="split"))
+    assert (model.lineage.n_groups, model.decision.n_groups, model.decision.n_images) == (N, 2, 2)
+    assert any("all good images are of one group" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(("phase", "step"), [("compared", 5), ("features", 7), ("epochs", 8), ("calibrate", 14)])
+def test_groups_that_were_found_are_kept_over_a_kill(
+    run: Run, cross_fitting: Recipe, good: Path, monkeypatch: pytest.MonkeyPatch, phase: str, step: int
+) -> None:
+    siblings(good, 6)
+    recipe = cross_fitting.override(group_by="auto")
+    expected = run(recipe)[1]
+
+    def kill(progress: FitProgress) -> None:
+        if (progress.phase, progress.done) == (phase, step):
+            raise Killed
+
+    other = recipe.override(weight_decay=2e-5)
+    with pytest.raises(Killed):
+        run(other, kill)
+    if phase != "compared":  # another machine that would find others takes those that were found
+        monkeypatch.setattr(fit_flows, "similar_groups", lambda features: np.arange(len(features)))
+    _, model = run(other)
+    assert model.calibration["group"].equals(expected.calibration["group"])
+    monkeypatch.undo()
+    assert model.digest == run(other)[1].digest
 
 
 def test_another_image_recipe_or_seed_is_another_fit(job: Callable[[Recipe], FitJob], tiny_recipe: Recipe, good: Path) -> None:

@@ -18,7 +18,7 @@ from differnet_ray.store.model_store import ModelStore
 from differnet_ray.store.stored_model import Lineage, StoredModel
 
 FIRST, SECOND = datetime(2026, 1, 31, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
-ADDED = ("fingerprint", "resumed", "notes", "test", "peak_memory")
+ADDED = ("fingerprint", "resumed", "notes", "test", "peak_memory", "n_groups", "separation")
 
 
 def of(fingerprint: str, **changes: Any) -> StoredModel:
@@ -32,7 +32,8 @@ def make_older(store: ModelStore, version: str) -> None:
     record = json.loads(path.read_text())
     for name in ADDED:
         del record["lineage"][name]
-    del record["curves"]
+    del record["curves"], record["decision"]["n_groups"], record["recipe"]["calibration"]["group_by"]
+    record["digest"] = model_store._digest(record)
     path.write_text(json.dumps(record))
 
 
@@ -186,11 +187,14 @@ def test_a_damaged_record_is_not_found(part: str, content: bytes | None, store: 
 def test_an_older_record_loads_is_promoted_and_has_a_card(store: ModelStore, versions: list[str]) -> None:
     make_older(store, versions[0])
     lineage = store.load("screw", versions[0]).lineage
-    assert [getattr(lineage, name) for name in ADDED] == ["", (), (), None, 0]
+    assert [getattr(lineage, name) for name in ADDED] == ["", (), (), None, 0, None, None]
+    older = store.load("screw", versions[0])
+    assert (older.decision.n_groups, older.recipe.calibration.group_by) == (older.decision.n_images, "none")
     assert lineage.losses == a_model().lineage.losses
     store.promote("screw", versions[0])
     assert store.find("screw", "") is None
-    assert "AUROC" not in card(store.record("screw"))
+    for word in ("AUROC", "groups |", "unseen images |"):
+        assert word not in card(store.record("screw"))
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------
@@ -206,6 +210,8 @@ def test_the_card_tells_people_what_happened_and_what_it_is_good_for(store: Mode
     text = the_card(store)
     assert "| AUROC | 98.8 % on 10 good and 20 anomalous test images, by which nothing was chosen |" in text
     assert "1.1 GB of memory" in text
+    assert "| groups | 25, by --group-by auto |" in text
+    assert "| unseen images | 0.98 times as far from fitted ones as independent images are; near duplicates have" in text
     assert "\n## Notes\n\n- The fit was interrupted, and went on after epoch 1.\n- the chunk was halved to 32" in text
     assert "\n## Limits\n\n- " in text
     assert "resized to a square of 448 pixels" in text
