@@ -45,10 +45,16 @@ def score_image(model: DifferNet, image: Tensor, n_transforms: int | None = None
         image: uint8 (H, W, 3).
         n_transforms: score with the first so many of the model's transforms; all if None.
     """
-    z, _ = model(image, n_transforms)
+    return score_features(model, model.features(image, n_transforms))
+
+
+@torch.no_grad()
+def score_features(model: DifferNet, y: Tensor) -> ImageScore:
+    """Eq. 5 for one image whose features, (T, D), are at hand."""
+    z, _ = model.latent(y)
     per_transform = z.double().square().mean(dim=1)
     std, mean = torch.stack(torch.std_mean(per_transform, correction=0)).tolist()  # one wait for the device
-    return ImageScore(mean, std, len(model.transforms) if n_transforms is None else n_transforms)
+    return ImageScore(mean, std, len(y))
 
 
 @torch.no_grad()

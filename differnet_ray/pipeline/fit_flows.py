@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from differnet_ray.config import Recipe
+from differnet_ray.model.activation_map import map_of
 from differnet_ray.model.calibration import split_folds
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor
@@ -32,7 +33,6 @@ from differnet_ray.model.fitting import (
     split_holdout,
 )
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.gradient_map import gradient_map
 from differnet_ray.model.scoring import ImageScore, score_image
 from differnet_ray.model.transforms import fixed_transforms
 from differnet_ray.pipeline.fit_state import FitProgress
@@ -53,7 +53,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Unseen:
-    """A good image as a flow finds it that was not fitted on it; the first of each fold with their gradient map."""
+    """A good image as a flow finds it that was not fitted on it; the first of each fold with their map."""
 
     position: int
     score: ImageScore
@@ -209,7 +209,7 @@ class CategoryFits:
 
         def look(image: tuple[int, Tensor]) -> Unseen:
             position, pixels = image
-            gradient = gradient_map(net, pixels, self.recipe.maps).cpu().numpy() if position in mapped else None
+            gradient = map_of(net, pixels, self.recipe.maps).cpu().numpy() if position in mapped else None
             return Unseen(position, score_image(net, pixels), gradient)
 
         images = zip(positions, self.read(positions), strict=True)
