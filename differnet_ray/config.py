@@ -13,6 +13,7 @@ from typing import Any
 
 from differnet_ray.errors import ConfigError
 
+MAP_KINDS = ("activation", "gradient")
 FIRST_LAYERS = ("none", "standardize", "whiten")
 POSE_TRANSFORMS = {"any": 1024, "quarter": 4, "fixed": 4}  # the most that pay: docs/benchmarks.md
 POSES = tuple(POSE_TRANSFORMS)
@@ -197,13 +198,15 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class MapConfig:
-    """Gradient maps, eq. 7."""
+    """Maps of where a score comes from: of the activations, over all transforms of the score, or of the gradient, eq. 7."""
 
-    n_rotations: int = 8  # a map is averaged over the rotations of the first so many entries of the transform set
-    sigma: float = 3.0  # of the Gaussian blur, in pixels of the resized image
+    map_kind: str = "activation"  # one of MAP_KINDS
+    n_rotations: int = 8  # a gradient map is averaged over the rotations of the first so many entries of the transform set
+    sigma: float = 3.0  # of the Gaussian blur of a gradient, in pixels of the resized image
     downsample: int = 4  # a stored map has H / downsample pixels a side
 
     def __post_init__(self) -> None:
+        _require(self.map_kind in MAP_KINDS, "map_kind", self.map_kind, " or ".join(MAP_KINDS))
         _require(1 <= self.n_rotations <= 1024, "n_rotations", self.n_rotations, "1 to 1024")
         _require(self.sigma > 0, "sigma", self.sigma, "a positive number of pixels")
         _require(self.downsample in (1, 2, 4, 8), "downsample", self.downsample, "1, 2, 4 or 8")
@@ -259,6 +262,8 @@ class Recipe:
         parts: dict[str, Any] = {}
         for name, entries in values.items():
             _require(name in sections, "recipe section", name, ", ".join(sections))
+            if name == "maps":
+                entries = {"map_kind": "gradient", **entries}  # records from before there was another kind
             known = sections[name].__dataclass_fields__
             entries = {"group_by": NO_GROUPS, **entries} if name == "calibration" else entries
             for key in entries:

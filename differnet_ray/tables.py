@@ -143,21 +143,21 @@ SCORES = Table(
             _field(
                 "peak_x",
                 pa.float64(),
-                "where the gradient map is largest, from the left",
+                "where the map is largest, from the left",
                 null=True,
                 unit="fraction of the width",
             ),
             _field(
                 "peak_y",
                 pa.float64(),
-                "where the gradient map is largest, from the top",
+                "where the map is largest, from the top",
                 null=True,
                 unit="fraction of the height",
             ),
             _field(
                 "area_fraction",
                 pa.float64(),
-                "share of the gradient map that is over 1",
+                "share of the map that is over 1 and over an eighth of its peak",
                 null=True,
                 unit="fraction of the image",
             ),
@@ -190,11 +190,12 @@ _MAP = [
         unit="map units of the model",
     ),
     _field("overlay_png", pa.binary(), "the image with its map over it, where it was asked for", null=True),
+    _field("map_kind", pa.string(), "activation or gradient (eq. 7), null meaning gradient; since version 2", null=True),
 ]
 
 MAPS = Table(
     "maps",
-    1,
+    2,
     pa.schema(
         [
             _IMAGE[0],
@@ -235,7 +236,7 @@ RUNS = Table(
             ),
             _field("counts", pa.map_(pa.string(), pa.int64()), "images by status; their sum is n_images"),
             _field("category_counts", pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())), "the same by category"),
-            _field("n_maps", pa.int64(), "gradient maps written"),
+            _field("n_maps", pa.int64(), "maps written"),
             _field(
                 "replaced",
                 pa.map_(pa.string(), pa.int64()),
@@ -307,8 +308,8 @@ FETCHED = pa.schema(
         pa.field("pixels", pa.binary()),  # uint8 RGB, size x size x 3; null where the image cannot be used
     ]
 )
-SCORED = pa.schema([*SCORES.schema, pa.field("pixels", pa.binary())])  # pixels only where a map is wanted
 STAGED = pa.schema([*SCORES.schema, *(field.with_nullable(True) for field in _MAP)])
+SCORED = pa.schema([*STAGED, pa.field("pixels", pa.binary())])  # pixels only where a gradient map is still to be made
 
 
 def status_of(anomaly_score: float, threshold: float, review_threshold: float) -> str:

@@ -2,7 +2,7 @@
 
     read_parquet -> repartition -> FetchImages (tasks) -> ScoreImages (actors) -> MapGradients (actors) -> write_parquet
 
-Rotated copies never leave the actors; a decoded image travels once, and on to the map actors only if it is flagged.
+Rotated copies never leave the actors; a decoded image travels once, and on to the map actors only for a gradient map.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ def _run_plan(job: ScoreJob, forms: Mapping[str, ImageForm], manifest: str, ledg
     common: dict[str, Any] = {
         "ledger": ledger,
         "threads": plan.threads,
+        "overlays": job.overlays,
         "models": job.models,
         "versions": {category: version for category, (version, _) in job.run.models.items()},
     }
@@ -194,7 +195,7 @@ def _run_plan(job: ScoreJob, forms: Mapping[str, ImageForm], manifest: str, ledg
     )
     rows = rows.map_batches(
         MapActor,
-        fn_constructor_kwargs={"overlays": job.overlays, **common},
+        fn_constructor_kwargs=common,
         compute=_pool(1, plan.max_actors),
         batch_size=job.batch_size,
         batch_format="pyarrow",

@@ -22,6 +22,8 @@ from differnet_ray.model.flow import Flow
 from differnet_ray.model.transforms import TransformSet, apply_transforms, sampling_positions
 
 T = TypeVar("T")
+Activations = list[list[Tensor]]
+"""Of an image, chunk by chunk of its T copies: S arrays, float32 (B, 256, n_s, n_s), as `Extractor.activations`."""
 logger = logging.getLogger(__name__)
 
 
@@ -56,21 +58,34 @@ class DifferNet(nn.Module):
         Raises:
             ValueError: the model does not have so many transforms.
         """
-        n = len(self.transforms) if n_transforms is None else n_transforms
-        if not 1 <= n <= len(self.transforms):
-            raise ValueError(f"n_transforms = {n}: the model has {len(self.transforms)} transforms")
-        transforms = self.transforms.first(n)
-        return transformed_features(self.extractor, image, transforms, self.positions[: len(transforms)])
+        return transformed_features(self.extractor, image, *self._first(n_transforms))
 
-    def forward(self, image: Tensor, n_transforms: int | None = None) -> tuple[Tensor, Tensor]:
-        """Latent z and log det of an image, uint8 (H, W, 3), under its first n transforms.
+    def activations(self, image: Tensor, n_transforms: int | None = None) -> Activations:
+        """What `features` are pooled from, by `features_of`; arguments and errors as there."""
+        return of_transformed(self.extractor, image, *self._first(n_transforms), self.extractor.activations)
+
+    def features_of(self, activations: Activations) -> Tensor:
+        """The `features` of an image, to the bit, from its activations."""
+        return torch.cat([self.extractor.pool(chunk) for chunk in activations])
+
+    def latent(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent z and log det of the features of one image, (T, D).
 
         Returns:
             (T, D) and (T,); (1, D) and (1,) where features are pooled.
         """
-        y = self.features(image, n_transforms)
         z, log_det = self.flow(y.mean(dim=0, keepdim=True) if self.pooled else y)
         return z, log_det
+
+    def forward(self, image: Tensor, n_transforms: int | None = None) -> tuple[Tensor, Tensor]:
+        """`latent` of the features of an image, uint8 (H, W, 3), under its first n transforms."""
+        return self.latent(self.features(image, n_transforms))
+
+    def _first(self, n_transforms: int | None) -> tuple[TransformSet, Tensor]:
+        n = len(self.transforms) if n_transforms is None else n_transforms
+        if not 1 <= n <= len(self.transforms):
+            raise ValueError(f"n_transforms = {n}: the model has {len(self.transforms)} transforms")
+        return self.transforms.first(n), self.positions[:n]
 
 
 class _ExactConvolutions:
@@ -104,32 +119,40 @@ def exact_convolutions() -> AbstractContextManager[None]:
     return _EXACT
 
 
-@torch.no_grad()
 def transformed_features(
     extractor: Extractor, image: Tensor, transforms: TransformSet, positions: Tensor | None = None
 ) -> Tensor:
-    """Features of the transformed copies of one image.
+    """Features of the transformed copies of one image; arguments as of `of_transformed`.
+
+    Returns:
+        float32 (T, D).
+    """
+    return torch.cat(of_transformed(extractor, image, transforms, positions, extractor))
+
+
+@torch.no_grad()
+def of_transformed(
+    extractor: Extractor, image: Tensor, transforms: TransformSet, positions: Tensor | None, work: Callable[[Tensor], T]
+) -> list[T]:
+    """What some work on its normalized images finds in the transformed copies of one image, by chunk.
 
     Args:
         extractor: f_ex.
         image: uint8 (H, W, 3) with the extractor's H.
         transforms: T transforms.
         positions: int32 (T, H * W), their sampling positions on the extractor's device; None: computed here.
-
-    Returns:
-        float32 (T, D).
+        work: takes normalized images, float32 (B, 3, H, W).
     """
     device = extractor.mean.device
     image = image.to(device)
 
-    def features(start: int, stop: int) -> Tensor:
+    def found(start: int, stop: int) -> T:
         part = transforms.slice(start, stop)
         where = sampling_positions(part.angles, len(image), device) if positions is None else positions[start:stop]
-        found: Tensor = extractor(extractor.normalize(apply_transforms(image, part, where)))
-        return found
+        return work(extractor.normalize(apply_transforms(image, part, where)))
 
     with exact_convolutions():
-        return torch.cat(list(in_chunks(extractor, len(transforms), features)))
+        return list(in_chunks(extractor, len(transforms), found))
 
 
 def in_chunks(extractor: Extractor, n: int, work: Callable[[int, int], T]) -> Iterator[T]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -66,7 +66,11 @@ class Extractor(nn.Module):
         return (images - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of normalized images.
+        """Features of normalized images: (B, 3, H, W) to float32 (B, D)."""
+        return self.pool(self.activations(x))
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """The last convolution of normalized images, after its ReLU and before its pooling, at each scale.
 
         Scale s is every 2^s-th pixel of x, which is what nearest-neighbour downscaling by 2^s does.
 
@@ -74,13 +78,15 @@ class Extractor(nn.Module):
             x: float32 (B, 3, H, W), normalized.
 
         Returns:
-            float32 (B, D): per scale 256 globally average-pooled features, scale 0 first.
+            S arrays, float32 (B, 256, n_s, n_s), scale 0 first: n_s is 27, 13 and 6 for 448 pixels.
         """
-        pooled = []
-        for s in range(self.config.n_scales):
-            scaled = x[..., :: 2**s, :: 2**s].contiguous(memory_format=torch.channels_last)
-            pooled.append(self.layers(scaled).mean(dim=(2, 3)))
-        return torch.cat(pooled, dim=1)
+        last = len(self.layers) - 1
+        scaled = (x[..., :: 2**s, :: 2**s].contiguous(memory_format=torch.channels_last) for s in range(self.config.n_scales))
+        return [self.layers[:last](of_scale) for of_scale in scaled]
+
+    def pool(self, activations: Sequence[Tensor]) -> Tensor:
+        """Features of activations: float32 (B, D), per scale 256 globally average-pooled maxima, scale 0 first."""
+        return torch.cat([self.layers[-1](a).mean(dim=(2, 3)) for a in activations], dim=1)
 
 
 def load_backbone_weights(source: str | None, *, seed: int = 0) -> tuple[dict[str, Tensor], str]:

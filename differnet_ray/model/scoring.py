@@ -45,8 +45,14 @@ def score_image(model: DifferNet, image: Tensor, n_transforms: int | None = None
         image: uint8 (H, W, 3).
         n_transforms: score with the first so many of the model's transforms; all if None.
     """
-    z, _ = model(image, n_transforms)
-    return _score(z, len(model.transforms) if n_transforms is None else n_transforms)
+    return score_features(model, model.features(image, n_transforms))
+
+
+@torch.no_grad()
+def score_features(model: DifferNet, y: Tensor) -> ImageScore:
+    """Eq. 5 for one image whose features, (T, D), are at hand."""
+    z, _ = model.latent(y)
+    return _score(z, len(y))
 
 
 @torch.no_grad()

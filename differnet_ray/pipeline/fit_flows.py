@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from differnet_ray.config import AUTO_GROUPS, Recipe, TransformConfig
+from differnet_ray.model.activation_map import map_of
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.fitting import (
@@ -32,7 +33,6 @@ from differnet_ray.model.fitting import (
     ReadImages,
 )
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.gradient_map import gradient_map
 from differnet_ray.model.groups import Partition, numbered, separation, similar_groups, split_folds, split_holdout
 from differnet_ray.model.scoring import ImageScore, score_image, score_pooled
 from differnet_ray.model.transforms import fixed_transforms
@@ -57,7 +57,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Unseen:
-    """A good image as a flow finds it that was not fitted on it; the first of each fold with their gradient map."""
+    """A good image as a flow finds it that was not fitted on it; the first of each fold with their map."""
 
     position: int
     score: ImageScore
@@ -293,7 +293,7 @@ class CategoryFits:
                 score = score_image(net, pixels)
             if pixels is None or position not in mapped:
                 return Unseen(position, score, None)
-            return Unseen(position, score, gradient_map(net, pixels, self.recipe.maps).cpu().numpy())
+            return Unseen(position, score, map_of(net, pixels, self.recipe.maps).cpu().numpy())
 
         images = ((position, next(found) if position in needed else None) for position in positions)
         total = sum(len(each.unseen) for each in self.folds)

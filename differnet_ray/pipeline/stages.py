@@ -2,6 +2,7 @@
 
     manifest rows -> FetchImages (archives/fetch.py) -> FETCHED -> ScoreImages -> SCORED -> MapGradients -> STAGED
 
+Activation maps come with the score, from the same pass; gradient maps take passes of their own, in the second stage.
 Each stage is a plain class: plain values into `__init__`, a table into `__call__`, a table of the same rows out. It knows
 no Ray. A bad image is a row with a status and a reason; a bad model raises.
 """
@@ -19,20 +20,22 @@ import pyarrow as pa
 import torch
 
 from differnet_ray.errors import ModelStoreError, WeightsError
+from differnet_ray.model.activation_map import activation_map
 from differnet_ray.model.calibration import conformal_p_values
 from differnet_ray.model.differnet import DifferNet
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.gradient_map import gradient_map
-from differnet_ray.model.scoring import score_image
+from differnet_ray.model.scoring import score_features, score_image
 from differnet_ray.model.transforms import TransformSet
-from differnet_ray.results.overlay import overlay
+from differnet_ray.results.overlay import contour, overlay
 from differnet_ray.store.model_store import ModelStore
 from differnet_ray.store.stored_model import Arrays, StoredModel
-from differnet_ray.tables import SCORED, STAGED, extend, status_of
+from differnet_ray.tables import SCORED, SCORES, STAGED, extend, status_of
 from differnet_ray.threads import map_ahead
 
 Maps = Literal["none", "flagged", "all"]
+MAP_COLUMNS = ["peak_x", "peak_y", "area_fraction", *(name for name in STAGED.names if name not in SCORES.schema.names)]
 MODELS_IN_MEMORY = 4  # flows of the paper's size take 0.7 GB each
 
 
@@ -89,16 +92,18 @@ class LoadedModels:
 
 
 class ScoreImages:
-    """Scores fetched images, eq. 5, and decides, eq. 6.
+    """Scores fetched images, eq. 5, decides, eq. 6, and maps where the scores come from.
 
     Args:
         models: canonical URI of the model store.
         versions: category to version.
         n_transforms: score with the first so many transforms of each model; all if None.
-        maps: which rows keep their pixels for a gradient map: none, flagged (review and anomalous) or all scored ones.
+        maps: which rows get a map: none, flagged (review and anomalous) or all scored ones. Where the model's maps are
+            gradient maps, those rows keep their pixels for `MapGradients`.
         dt: day of the rows' partition.
         run_id: the run that the rows belong to.
         device: such as `cpu` or `cuda`.
+        overlays: add pictures of the images with their maps over them, as PNG.
         threads: images that are scored at the same time; changes no result.
     """
 
@@ -112,9 +117,10 @@ class ScoreImages:
         dt: date,
         run_id: str,
         device: str,
+        overlays: bool = False,
         threads: int = 1,
     ) -> None:
-        self.models, self.threads = LoadedModels(models, versions, device), threads
+        self.models, self.overlays, self.threads = LoadedModels(models, versions, device), overlays, threads
         self.n_transforms, self.maps, self.dt, self.run_id = n_transforms, maps, dt, run_id
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -133,14 +139,19 @@ class ScoreImages:
 
     def _score(self, model: LoadedModel | None, pixels: bytes, status: str | None, error: str | None) -> dict[str, Any]:
         if model is None:
-            return {"status": status, "error": error, "pixels": None}
-        stored, decision = model.stored, model.stored.decision
-        score = score_image(model.net, _image(pixels, stored), self.n_transforms)
+            return {"status": status, "error": error}
+        net, stored, decision = model.net, model.stored, model.stored.decision
+        image, maps = _image(pixels, stored), stored.recipe.maps
+        activations = None
+        if self.maps != "none" and maps.map_kind == "activation":
+            activations = net.activations(image, self.n_transforms)
+            score = score_features(net, net.features_of(activations))
+        else:
+            score = score_image(net, image, self.n_transforms)
         row: dict[str, Any] = {
             "model_version": stored.version,
             "model_digest": stored.digest,
             "scored_at": datetime.now(UTC),
-            "pixels": None,
         }
         if not np.isfinite(score.anomaly_score):
             return row | {"status": "failed", "error": f"the anomaly score is {score.anomaly_score}"}
@@ -156,12 +167,14 @@ class ScoreImages:
             "threshold": decision.threshold,
             "review_threshold": decision.review_threshold,
             "p_value": p_value,
-            "pixels": pixels if wanted else None,
         }
+        if wanted and activations is not None:
+            return row | map_columns(activation_map(net, activations, maps), stored, image, overlays=self.overlays)
+        return row | {"pixels": pixels if wanted else None}
 
 
 class MapGradients:
-    """Adds gradient maps, eq. 7, to the rows that kept their pixels.
+    """Adds gradient maps, eq. 7, to the rows that kept their pixels; rows of other models have their maps.
 
     Args:
         models: canonical URI of the model store.
@@ -182,28 +195,42 @@ class MapGradients:
             (None if pixels is None else self.models[category], pixels)
             for category, pixels in zip(rows["category"].to_pylist(), rows["pixels"].to_pylist(), strict=True)
         )
-        mapped = list(map_ahead(lambda image: self._map(*image), images, self.threads))
-        return extend(rows.drop_columns(["pixels", "peak_x", "peak_y", "area_fraction"]), mapped, STAGED)
+        mapped = map_ahead(lambda image: self._map(*image), images, self.threads)
+        known = rows.select(MAP_COLUMNS).to_pylist()  # of rows that have their map
+        columns = [old | new for old, new in zip(known, mapped, strict=True)]
+        return extend(rows.drop_columns(["pixels", *MAP_COLUMNS]), columns, STAGED)
 
     def _map(self, model: LoadedModel | None, pixels: bytes) -> dict[str, Any]:
         if model is None:
             return {}
         stored = model.stored
         image = _image(pixels, stored)
-        gradient = gradient_map(model.net, image, stored.recipe.maps).cpu().numpy()
-        gradient = gradient / stored.decision.map_unit
-        height, width = gradient.shape
-        peak_row, peak_column = np.unravel_index(gradient.argmax(), gradient.shape)
-        limit = np.finfo(np.float16).max
-        return {
-            "peak_x": (peak_column + 0.5) / width,
-            "peak_y": (peak_row + 0.5) / height,
-            "area_fraction": float((gradient > 1).mean()),
-            "map_height": height,
-            "map_width": width,
-            "gradient_map": gradient.clip(0, limit).astype("<f2").tobytes(),
-            "overlay_png": overlay(image.numpy(), gradient) if self.overlays else None,
-        }
+        return map_columns(gradient_map(model.net, image, stored.recipe.maps), stored, image, overlays=self.overlays)
+
+
+def map_columns(found: torch.Tensor, stored: StoredModel, image: torch.Tensor, *, overlays: bool) -> dict[str, Any]:
+    """The columns of a row that its map gives.
+
+    Args:
+        found: float32 (h, w), the map as the model finds it.
+        stored: the model.
+        image: uint8 (H, W, 3).
+        overlays: whether a picture is one of them.
+    """
+    values = found.cpu().numpy() / stored.decision.map_unit
+    height, width = values.shape
+    peak_row, peak_column = np.unravel_index(values.argmax(), values.shape)
+    limit = np.finfo(np.float16).max
+    return {
+        "peak_x": (peak_column + 0.5) / width,
+        "peak_y": (peak_row + 0.5) / height,
+        "area_fraction": float((values > contour(values)).mean()),
+        "map_height": height,
+        "map_width": width,
+        "gradient_map": values.clip(0, limit).astype("<f2").tobytes(),
+        "overlay_png": overlay(image.numpy(), values) if overlays else None,
+        "map_kind": stored.recipe.maps.map_kind,
+    }
 
 
 def as_tensors(arrays: Arrays) -> dict[str, torch.Tensor]:

@@ -180,7 +180,7 @@ def contact_sheet(sections: Mapping[str, Sequence[Tile]], title: str, columns: i
             placed += [(picture, x, y) for picture, x in zip(pictures, corners, strict=True)]
             y += max(picture.shape[0] for picture in pictures) + GAP
     if has_maps:
-        key = f"1 to {VMAX:g} times what only 1 % of the pixels of good images exceed"
+        key = f"1 to {VMAX:g} times what only 1 % of the pixels of good images exceed, or an eighth of the map's peak"
         texts.append((key, GAP + 138, y, width - 2 * GAP - 138, 9))
     height = y + (LINE + GAP) * has_maps
     figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI, facecolor="white")

@@ -1,4 +1,4 @@
-"""Gradient maps over their images, as people look at them.
+"""Maps over their images, as people look at them.
 
 Legend: H x W image pixels, h x w map cells. Map unit: 1.0 is what only 1 % of the pixels of good images exceed.
 """
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-VMAX = 4.0
+VMAX = 4.0  # contours
+PEAK_SHARE = 1 / 8
 _INFERNO = (  # matplotlib's colour map from 0.4 to 1: without its near-blacks
     "#932567",
     "#a12b61",
@@ -41,13 +42,24 @@ MAP_COLOURS = np.stack(
 ).astype(np.uint8)
 
 
+def contour(gradient_map: NDArray[np.floating]) -> float:
+    """The value that outlines a defect: 1, or an eighth of the largest one where that is more.
+
+    Of a very anomalous image nearly all is over 1, its good parts too; what stands out there is near the peak.
+
+    Args:
+        gradient_map: (h, w) float, in map units.
+    """
+    return max(1.0, PEAK_SHARE * float(gradient_map.max()))
+
+
 def overlay(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating], *, vmax: float = VMAX) -> bytes:
-    """Blend a gradient map (eq. 7 of the DifferNet paper) into its image; where it is below 1, hardly anything changes.
+    """Blend a map into its image; where it is below its contour, hardly anything changes.
 
     Args:
         pixels: (H, W, 3) uint8, RGB.
         gradient_map: (h, w) float, in map units; NaN counts as 0.
-        vmax: value, above 1, from which colour and opacity no longer grow.
+        vmax: multiple of the contour, above 1, from which colour and opacity no longer grow.
 
     Returns:
         PNG bytes, W x H pixels, as the image.
@@ -65,7 +77,8 @@ def blend(pixels: NDArray[np.uint8], gradient_map: NDArray[np.floating], vmax: f
     if gradient_map.ndim != 2 or not gradient_map.size:
         raise ValueError(f"gradient_map must have shape (h, w), found {gradient_map.shape}")
     image = checked_image(pixels)
-    field = np.clip(np.nan_to_num(gradient_map, posinf=vmax), 0, vmax).astype(np.float32)
+    field = np.nan_to_num(gradient_map, posinf=vmax).astype(np.float64)
+    field = np.clip(field / contour(field), 0, vmax).astype(np.float32)
     level = np.asarray(Image.fromarray(field).resize(image.size, Image.Resampling.BILINEAR))
     strength = np.clip((level - 1) / (vmax - 1), 0, 1)
     alpha = (0.04 * np.minimum(level, 1) + 0.68 * strength**0.6)[..., None]

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # fit_jobs is imported by name
 
 @pytest.fixture(scope="session")
 def models(factory: Path, tiny_recipe: Recipe, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model store with both categories."""
+    """A model store with both categories, one with maps of each kind."""
     folder = str(tmp_path_factory.mktemp("models"))
-    states = run_fit(str(factory), folder, (), tiny_recipe, "random")
-    assert {category: state.status for category, state in states.items()} == {"plate": "fitted", "lid": "fitted"}
+    for category, kind in (("plate", "activation"), ("lid", "gradient")):
+        states = run_fit(str(factory), folder, (category,), tiny_recipe.override(map_kind=kind), "random")
+        assert {name: state.status for name, state in states.items()} == {category: "fitted"}
     return folder

@@ -131,7 +131,7 @@ def test_pictures_show_the_image_and_its_map_or_why_they_cannot(page: str) -> No
     assert re.search(r'width="171" height="256"', part)  # 80 x 120, not the square that is decoded
     assert "can no longer be read: missing: the file was listed, but is no longer there" in part
     assert "peak 38 / 25 % from left / top" in part
-    assert part.count("no gradient map") == part.count("can no longer be read")
+    assert part.count("no map") == part.count("can no longer be read")
 
 
 def test_fewer_pictures_are_made_where_fewer_are_asked_for(made: MadeRun) -> None:
