@@ -21,16 +21,17 @@ import torch
 from scipy import stats
 
 from benchmarks import tiles
-from benchmarks.leakage import numbers_of, tiles_of
 from benchmarks.pooling import fitted
+from benchmarks.tile_split import numbers_of, tiles_of
 from differnet_ray.archives.manifest import defects
 from differnet_ray.config import preset
 from differnet_ray.experiments.features import Floats, images_of
 from differnet_ray.experiments.published import TILES
+from differnet_ray.labels import GOOD
 from differnet_ray.model.calibration import Threshold, conformal_threshold
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.groups import Partition, numbered, separation, similar_groups
-from differnet_ray.model.metrics import GOOD, auroc
+from differnet_ray.model.metrics import auroc
 from differnet_ray.model.scoring import transform_scores
 from differnet_ray.model.transforms import TransformSet
 from differnet_ray.pipeline.fit_flows import plan_folds
@@ -70,7 +71,14 @@ def main(output: str) -> None:
     """Prints Markdown."""
     features, kinds = _features(Path(output))
     good, defective = features[kinds == GOOD], features[kinds != GOOD]
-    numbers = np.concatenate([numbers_of("train"), numbers_of("test")[kinds[-len(numbers_of("test")) :] == GOOD]])
+    numbers = np.concatenate(
+        [
+            numbers_of(images_of(tiles.listing(), TILES, "train")["uri"].to_pylist()),
+            numbers_of(images_of(tiles.listing(), TILES, "test")["uri"].to_pylist())[
+                kinds[-len(numbers_of(images_of(tiles.listing(), TILES, "test")["uri"].to_pylist())) :] == GOOD
+            ],
+        ]
+    )
     tile = numbered(tiles_of(numbers))
     found: dict[str, list[dict[float, Outcome]]] = {"none": [], "tile": [], "auto": []}
     facts: dict[str, list[tuple[float, ...]]] = {name: [] for name in found}
