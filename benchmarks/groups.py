@@ -71,14 +71,8 @@ def main(output: str) -> None:
     """Prints Markdown."""
     features, kinds = _features(Path(output))
     good, defective = features[kinds == GOOD], features[kinds != GOOD]
-    numbers = np.concatenate(
-        [
-            numbers_of(images_of(tiles.listing(), TILES, "train")["uri"].to_pylist()),
-            numbers_of(images_of(tiles.listing(), TILES, "test")["uri"].to_pylist())[
-                kinds[-len(numbers_of(images_of(tiles.listing(), TILES, "test")["uri"].to_pylist())) :] == GOOD
-            ],
-        ]
-    )
+    of_train, of_test = (numbers_of(images_of(tiles.listing(), TILES, split)["uri"].to_pylist()) for split in ("train", "test"))
+    numbers = np.concatenate([of_train, of_test[kinds[-len(of_test) :] == GOOD]])
     tile = numbered(tiles_of(numbers))
     found: dict[str, list[dict[float, Outcome]]] = {"none": [], "tile": [], "auto": []}
     facts: dict[str, list[tuple[float, ...]]] = {name: [] for name in found}
