@@ -28,6 +28,7 @@ Plant = Callable[..., Path]
 WITH_RAY = ("distributed", "test_main_job.py", "test_cli.py", "test_fit_command.py")  # parts of paths
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the suite, a file goes to one of them, and all that start Ray to the same one.
 
