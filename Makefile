@@ -18,7 +18,7 @@ demo: $(STAMP)  ## archive, fit, score, evaluate and a query, on images that it 
 	$(BIN)/differnet-ray demo --dir demo
 
 test: $(STAMP) $(S3_STAMP) browser  ## the whole suite
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
 test-slow: $(STAMP) $(S3_STAMP)  ## what is too slow for every change
 	$(BIN)/python -m pytest -m slow

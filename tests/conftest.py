@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from s3fs import S3FileSystem
+from xdist.scheduler import LoadScopeScheduling
 
 from differnet_ray.config import Recipe
 from differnet_ray.storage.locations import canonical
@@ -28,15 +29,20 @@ Plant = Callable[..., Path]
 WITH_RAY = ("distributed", "test_main_job.py", "test_cli.py", "test_fit_command.py")  # parts of paths
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class RayInOneProcess(LoadScopeScheduling):  # type: ignore[misc]
     """Where several processes share the suite, a file goes to one of them, and all that start Ray to the same one.
 
     Two clusters on two cores get in each other's way until tests that wait for something give up.
     """
-    for item in items:
-        starts_ray = "local_ray" in getattr(item, "fixturenames", ()) or set(WITH_RAY) & set(item.path.parts)
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return "ray" if set(WITH_RAY) & set(path.split("/")) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Tells xdist which tests go together."""
+    return RayInOneProcess(config, log)
 
 
 TINY = {"image_size": 64, "n_scales": 1, "n_transforms": 4, "n_blocks": 2, "hidden": 16, "epochs": 3, "fresh_epochs": 1}
