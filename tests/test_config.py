@@ -107,6 +107,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("calibration", "target_fpr", 1.0),
     ("calibration", "review_fpr", 0.009),  # below target_fpr
     ("calibration", "review_fpr", 1.0),
+    ("maps", "map_kind", "cam"),
     ("maps", "n_rotations", 0),
     ("maps", "n_rotations", 1025),
     ("maps", "sigma", 0.0),
@@ -121,7 +122,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("section", "key", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(section: str, key: str, value: Any) -> None:
-    says = f"^{key} = {re.escape(repr(value))} is not allowed: expected .*(\\d|positive|zero|whiten|true|any)"
+    says = f"^{key} = {re.escape(repr(value))} is not allowed: expected .*(\\d|positive|zero|whiten|true|any|auto|activation)"
     with pytest.raises(ConfigError, match=says):
         SECTIONS[section](**{key: value})
     with pytest.raises(ConfigError, match=says):

@@ -111,6 +111,7 @@ def _model(store: ModelStore, category: str, rng: np.random.Generator) -> tuple[
     uris = [f"s3://plant/good/{n}.png" for n in range(60)]
     scores = rng.lognormal(0, 0.15, len(uris))
     columns = {"image_id": [image_id(uri) for uri in uris], "uri": uris, "anomaly_score": scores, "score_std": scores / 10}
+    columns |= {"group": pa.nulls(len(uris), pa.int64())}
     model = a_model(calibration=pa.table(columns, schema=CALIBRATION.schema))
     version = store.publish(replace(model, category=category))
     return version, store.record(category, version)["digest"]
