@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from said import json_of
+from said import json_of, run
 
-from differnet_ray import cli, results
+from differnet_ray import results
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.storage.locations import canonical
 from differnet_ray.store.card import card
@@ -19,12 +18,6 @@ from differnet_ray.store.model_store import ModelStore
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 DAY = "2026-01-31"
-
-
-def run(verb: str, *arguments: object, exit_code: int = 0) -> Result:
-    result = CliRunner().invoke(cli.main, [verb, *map(str, arguments)])
-    assert result.exit_code == exit_code, result.output + str(result.exception)
-    return result
 
 
 @pytest.fixture

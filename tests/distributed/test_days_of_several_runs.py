@@ -12,21 +12,14 @@ import duckdb
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
-from click.testing import CliRunner, Result
-from said import json_of
+from said import json_of, run
 
-from differnet_ray import cli, results
+from differnet_ray import results
 from differnet_ray.storage.files import list_files
 from differnet_ray.storage.locations import canonical
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 DAY = "2026-01-31"
-
-
-def run(verb: str, *arguments: object, exit_code: int = 0) -> Result:
-    result = CliRunner().invoke(cli.main, [verb, *map(str, arguments)])
-    assert result.exit_code == exit_code, result.output + str(result.exception)
-    return result
 
 
 def score(images: Path, models: str, output: Path, *options: object) -> dict[str, Any]:

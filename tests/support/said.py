@@ -1,4 +1,4 @@
-"""What a command printed."""
+"""A command in this process, and what it printed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import json
 import re
 from typing import Any
 
-from click.testing import Result
+from click.testing import CliRunner, Result
+
+from differnet_ray import cli
+
+
+def run(verb: str, *arguments: object, exit_code: int = 0) -> Result:
+    """Runs a verb, which must end with the exit code."""
+    result = CliRunner().invoke(cli.main, [verb, *map(str, arguments)])
+    assert result.exit_code == exit_code, result.output + str(result.exception)
+    return result
 
 
 def json_of(said: Result | str) -> Any:
