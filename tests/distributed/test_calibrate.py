@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from said import json_of, run
 
-from differnet_ray import cli, results
+from differnet_ray import results
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.storage.locations import canonical
 from differnet_ray.store.card import card
@@ -19,12 +18,6 @@ from differnet_ray.store.model_store import ModelStore
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 DAY = "2026-01-31"
-
-
-def run(verb: str, *arguments: object, exit_code: int = 0) -> Result:
-    result = CliRunner().invoke(cli.main, [verb, *map(str, arguments)])
-    assert result.exit_code == exit_code, result.output + str(result.exception)
-    return result
 
 
 @pytest.fixture
@@ -39,7 +32,7 @@ def scored(factory: Path, models: str, tmp_path_factory: pytest.TempPathFactory)
     """Published results over training and test images, and the id of their run."""
     output = tmp_path_factory.mktemp("results")
     said = run("score", "--input", factory, "--models", models, "--output", output, "--date", DAY, "--json")
-    return output, json.loads(said.stdout)["run_id"]
+    return output, json_of(said)["run_id"]
 
 
 def rows_of(output: Path, category: str) -> list[dict[str, Any]]:
@@ -59,7 +52,7 @@ def test_confirmed_images_of_a_run_give_new_thresholds_and_redecide_follows(
     store = ModelStore(canonical(own_models))
     before = store.record("lid")
     where = ("--models", own_models, "--output", output, "--run-id", scored[1], "--confirmed", tmp_path / "confirmed.csv")
-    (made,) = json.loads(run("calibrate", *where, "--target-fpr", 0.25, "--review-fpr", 0.5, "--json").stdout)
+    (made,) = json_of(run("calibrate", *where, "--target-fpr", 0.25, "--review-fpr", 0.5, "--json"))
 
     scores = np.array([row["anomaly_score"] for row in confirmed if row["split"] == "test"])
     record = store.record("lid")
@@ -91,7 +84,7 @@ def before_plate(models: str) -> str:
 def test_images_give_the_thresholds_that_their_stored_scores_give(
     scored: tuple[Path, str], factory: Path, own_models: str
 ) -> None:
-    made = json.loads(run("calibrate", "--models", own_models, "--data", factory, "--json").stdout)
+    made = json_of(run("calibrate", "--models", own_models, "--data", factory, "--json"))
     assert [(row["category"], row["n_images"]) for row in made] == [("lid", 4), ("plate", 4)]
     for row in made:
         stored = [

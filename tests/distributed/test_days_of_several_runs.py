@@ -12,9 +12,9 @@ import duckdb
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
-from click.testing import CliRunner, Result
+from said import json_of, run
 
-from differnet_ray import cli, results
+from differnet_ray import results
 from differnet_ray.storage.files import list_files
 from differnet_ray.storage.locations import canonical
 
@@ -22,21 +22,14 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("loc
 DAY = "2026-01-31"
 
 
-def run(verb: str, *arguments: object, exit_code: int = 0) -> Result:
-    result = CliRunner().invoke(cli.main, [verb, *map(str, arguments)])
-    assert result.exit_code == exit_code, result.output + str(result.exception)
-    return result
-
-
 def score(images: Path, models: str, output: Path, *options: object) -> dict[str, Any]:
     where = ("--models", models, "--output", output, "--category", "plate", "--date", DAY)
-    said = run("score", "--input", images, *where, *options, "--json").stdout  # of this process, where Ray may warn
-    record: dict[str, Any] = json.loads(said[said.index("{") :])
+    record: dict[str, Any] = json_of(run("score", "--input", images, *where, *options, "--json"))
     return record
 
 
 def etags(output: Path) -> dict[str, str]:
-    folders = [output / table for table in ("scores", "maps", "runs") if (output / table).exists()]  # no maps where all is well
+    folders = [output / table for table in ("scores", "maps", "runs") if (output / table).exists()]
     return {file.uri: file.etag for folder in folders for file in list_files(canonical(str(folder)))}
 
 
@@ -103,8 +96,8 @@ def test_scoring_half_of_the_images_again_changes_their_rows_only(
     text = Path(page.removeprefix("file://")).read_text()
     assert f"2 of the 4 rows of this category have since been replaced by the run {again['run_id']}" in text
 
-    decided = json.loads(
-        run("redecide", "--output", output, "--date", DAY, "--threshold", 1.5, "--review-threshold", 1.2, "--json").stdout
+    decided = json_of(
+        run("redecide", "--output", output, "--date", DAY, "--threshold", 1.5, "--review-threshold", 1.2, "--json")
     )
     assert json.loads(decided["options"]["redecided"])["plate"]["from"] == {first: 2, second: 4, again["run_id"]: 2}
     table = results.scores(str(output)).to_table()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from mixed_archive import KINDS, PATTERN, make
+from said import json_of
 
 from differnet_ray import cli
 from differnet_ray.archives.images import MAX_BYTES
@@ -41,7 +42,7 @@ def test_a_dry_run_counts_what_would_become_of_all_images_and_writes_nothing(
 ) -> None:
     output = tmp_path / "results"
     where = ("--models", models, "--output", output, "--path-pattern", PATTERN, "--dry-run")
-    plan = json.loads(score("--input", archive, *where, "--json"))
+    plan = json_of(score("--input", archive, *where, "--json"))
     each = len(KINDS) * (PER_KIND + BROKEN)
     assert plan["category_counts"] == {
         "lid": {"to_score": each, "too_large": 1},
@@ -71,9 +72,9 @@ def test_a_dry_run_of_a_manifest_knows_the_run_that_has_been_published(factory: 
     manifest = tmp_path / "images.jsonl"
     manifest.write_text("\n".join(map(json.dumps, lines)))
     where = ("--input", manifest, "--models", models, "--output", tmp_path / "results", "--date", "2026-02-03")
-    plan = json.loads(score(*where, "--dry-run", "--json"))
+    plan = json_of(score(*where, "--dry-run", "--json"))
     assert (plan["counts"], plan["published_at"]) == ({"to_score": 2}, None)
-    record = json.loads(score(*where, "--json"))
+    record = json_of(score(*where, "--json"))
     assert plan["run_id"] == record["run_id"]
     assert f"run {record['run_id']}, which was published at {record['finished_at']}." in score(*where, "--dry-run")
 

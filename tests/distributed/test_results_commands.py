@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
+from said import json_of, run
 
-from differnet_ray import cli, results
+from differnet_ray import results
 from differnet_ray.errors import StorageError
 from differnet_ray.pipeline import redecide
 from differnet_ray.results import publish as publishing
@@ -27,12 +27,6 @@ from differnet_ray.store.model_store import ModelStore
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("local_ray")]
 DAY = "2026-01-31"
-
-
-def run(verb: str, *arguments: object, exit_code: int = 0) -> Result:
-    result = CliRunner().invoke(cli.main, [verb, *map(str, arguments)])
-    assert result.exit_code == exit_code, result.output + str(result.exception)
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +47,7 @@ def scored(archive: Path, models: str, tmp_path_factory: pytest.TempPathFactory)
     said = run(
         "score", "--input", archive, "--models", models, "--output", output, "--date", DAY, "--overlays", "--json", exit_code=4
     )
-    return output, json.loads(said.stdout)["run_id"]
+    return output, json_of(said)["run_id"]
 
 
 @pytest.fixture
@@ -78,7 +72,7 @@ def test_another_threshold_is_a_new_run_over_the_same_scores(output: Path, score
     lid = sorted(row["anomaly_score"] for row in before.values() if row["category"] == "lid" and row["anomaly_score"])
     threshold = (lid[4] + lid[5]) / 2
     where = ("--output", output, "--date", DAY, "--category", "lid")
-    record = json.loads(run("redecide", *where, "--threshold", threshold, "--json").stdout)
+    record = json_of(run("redecide", *where, "--threshold", threshold, "--json"))
     assert record["run_id"] != scored[1]
     source = json.loads(record["options"]["redecided"])["lid"]
     assert list(source["from"]) == [scored[1]]
@@ -173,7 +167,7 @@ def test_a_redecision_that_cannot_be_is_refused(options: tuple[object, ...], sai
 
 
 def test_rows_computed_again_are_the_published_ones(scored: tuple[Path, str], models: str) -> None:
-    summary = json.loads(run("verify", "--output", scored[0], "--run-id", scored[1], "--models", models, "--json").stdout)
+    summary = json_of(run("verify", "--output", scored[0], "--run-id", scored[1], "--models", models, "--json"))
     assert summary["rows"] == len(rows_of(scored[0]))
     assert (summary["wrong"], summary["gone"], summary["not_right"]) == (0, 0, [])
     assert summary["largest_difference"] <= 1e-5
@@ -222,8 +216,9 @@ def test_an_image_that_was_replaced_cannot_be_compared(
 
 
 def test_the_rows_that_were_decided_anew_are_verified_by_their_own_thresholds(output: Path, models: str) -> None:
-    said = run("redecide", "--output", output, "--date", DAY, "--category", "lid", "--threshold", 3.0, "--json").stdout
-    run_id = json.loads(said)["run_id"]
+    run_id = json_of(run("redecide", "--output", output, "--date", DAY, "--category", "lid", "--threshold", 3.0, "--json"))[
+        "run_id"
+    ]
     assert "0 wrong" in run("verify", "--output", output, "--run-id", run_id, "--models", models).stdout
 
 

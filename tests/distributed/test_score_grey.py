@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from said import json_of
 
 from differnet_ray import cli, results
 
@@ -46,7 +46,7 @@ def test_12_bits_from_fit_to_report(data: Path, tmp_path: Path) -> None:
     assert "12 bits are taken" in fitted.stderr
     said = run("score", "--input", data / "lid" / "test", "--category", "lid", "--models", models, "--output", output, "--json")
     assert "WARNING: lid: images with grey values outside of the model's 0 to 4095, which are clipped: 1;" in said.stderr
-    record = json.loads(said.stdout)
+    record = json_of(said)
     assert results.n_clipped(str(output), record["dt"], record["run_id"], "lid") == 1
     run("verify", "--output", output, "--models", models, "--run-id", record["run_id"], "--sample", 6)
     run("report", "--output", output, "--models", models, "--run-id", record["run_id"])
