@@ -159,7 +159,7 @@ class ScoreImages:
         wanted = self.maps == "all" or (self.maps == "flagged" and status != "ok")
         known = stored.calibration["anomaly_score"].to_numpy()
         p_value = conformal_p_values(known, np.array([score.anomaly_score]), decision.n_groups)[0]
-        return row | {
+        row |= {
             "status": status,
             "anomaly_score": score.anomaly_score,
             "score_std": score.score_std,
