@@ -46,6 +46,12 @@ def test_sections_and_keys_that_are_left_out_have_their_defaults() -> None:
     assert Recipe.from_dict({"fit": {"epochs": 3}}) == Recipe(fit=FitConfig(epochs=3))
 
 
+def test_a_record_from_before_there_were_kinds_of_maps_has_gradient_maps() -> None:
+    maps = {key: value for key, value in preset("pooled").to_dict()["maps"].items() if key != "map_kind"}
+    assert Recipe.from_dict({"maps": maps}).maps.map_kind == "gradient"
+    assert Recipe().maps.map_kind == "activation"
+
+
 OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("extractor", "image_size", 251),
     ("extractor", "image_size", 450),  # not a multiple of 4
@@ -98,6 +104,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("calibration", "target_fpr", 1.0),
     ("calibration", "review_fpr", 0.009),  # below target_fpr
     ("calibration", "review_fpr", 1.0),
+    ("maps", "map_kind", "attention"),
     ("maps", "n_rotations", 0),
     ("maps", "n_rotations", 1025),
     ("maps", "sigma", 0.0),
@@ -112,7 +119,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("section", "key", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(section: str, key: str, value: Any) -> None:
-    says = f"^{key} = {re.escape(repr(value))} is not allowed: expected .*(\\d|positive|zero|whiten|true)"
+    says = f"^{key} = {re.escape(repr(value))} is not allowed: expected .*(\\d|positive|zero|whiten|true|gradient)"
     with pytest.raises(ConfigError, match=says):
         SECTIONS[section](**{key: value})
     with pytest.raises(ConfigError, match=says):
