@@ -52,6 +52,12 @@ def test_a_recipe_that_is_older_than_groups_has_none() -> None:
     assert Recipe.from_dict(values) == Recipe().override(group_by="none")
 
 
+def test_a_record_from_before_there_were_kinds_of_maps_has_gradient_maps() -> None:
+    maps = {key: value for key, value in preset("pooled").to_dict()["maps"].items() if key != "map_kind"}
+    assert Recipe.from_dict({"maps": maps}).maps.map_kind == "gradient"
+    assert Recipe().maps.map_kind == "activation"
+
+
 OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("extractor", "image_size", 251),
     ("extractor", "image_size", 450),  # not a multiple of 4

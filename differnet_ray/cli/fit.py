@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, GOOD_NAMES, MODELS, recipe_options
-from differnet_ray.config import Recipe, preset
+from differnet_ray.config import MAP_KINDS, Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
 from differnet_ray.labels import GOOD
 
@@ -33,6 +33,7 @@ SKIPPED_SHOWN = 5
 @GOOD_NAMES
 @recipe_options
 @click.option("--target-fpr", type=float, help="Share of good images that may be called anomalous.")
+@click.option("--map-kind", type=click.Choice(MAP_KINDS), help="Of maps: of activations (default), or of the gradient, eq. 7.")
 @click.option("--seed", type=int, help="Of weights, transforms, order, hold-out and shots.")
 @click.option("--patience", type=int, help="Stop after so many epochs in which good images not fitted on gained nothing.")
 @click.option("--shots", type=click.IntRange(min=2), help="Fit on so many images of each category, drawn from the seed.")

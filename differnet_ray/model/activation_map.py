@@ -9,6 +9,8 @@ and L are only a pooling and the flow, so the forward pass of the score is all t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
@@ -54,17 +56,12 @@ def activation_map(model: DifferNet, activations: Activations, config: MapConfig
         likelier. Divide by a model's `map_unit` to compare images.
     """
     size = model.extractor.config.image_size
-    side = size // config.downsample
-    total = torch.zeros(side, side, device=model.positions.device)
-    shown = torch.zeros_like(total)
-    start = 0
+    parts, start = [], 0
     for chunk in contributions(model, activations):
         stop = start + len(chunk[0])
-        where, visible = _rotated_positions(model.transforms.slice(start, stop), size, side, total.device)
-        for s, cells in enumerate(chunk):
-            total += (_sampled(cells, where / 2**s) * visible).sum(dim=0)
-        shown += visible.sum(dim=0)
+        parts.append(turned_back(chunk, model.transforms.slice(start, stop), size, size // config.downsample))
         start = stop
+    total, shown = (torch.stack(sums).sum(dim=0) for sums in zip(*parts, strict=True))
     return total / shown.clamp_min(1)
 
 
@@ -81,16 +78,31 @@ def contributions(model: DifferNet, activations: Activations) -> Activations:
     return [[(a * next(gradients)).sum(dim=1) * a[0, 0].numel() for a in chunk] for chunk in activations]
 
 
-def _rotated_positions(transforms: TransformSet, size: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """At which index a rotated copy shows each pixel of a map: (T, h, w, 2), x before y; and whether it does."""
+def turned_back(
+    cells: Sequence[Tensor], transforms: TransformSet, size: int, side: int, first: int = FIRST, step: int = STEP
+) -> tuple[Tensor, Tensor]:
+    """Cells of the rotated copies in the frame of their image, bilinear between the centres of cells.
+
+    Args:
+        cells: S arrays, float32 (T, n, n), scale 0 first.
+        transforms: T transforms.
+        size: H, pixels a side of the image.
+        side: pixels a side of the result.
+        first: the pixel of its scale that cell 0 lies at.
+        step: pixels of its scale between cells.
+
+    Returns:
+        float32 (side, side): the sum over the copies that show a pixel, and scales; and how many copies show it.
+    """
+    device = cells[0].device
     angle = torch.tensor(transforms.angles, dtype=torch.float64, device=device)[:, None, None]
     centred = (torch.arange(side, dtype=torch.float64, device=device) + 0.5) * (size / side) - size / 2
     y, x = centred[:, None], centred[None, :]
     turned = torch.stack([torch.cos(angle) * x + torch.sin(angle) * y, torch.cos(angle) * y - torch.sin(angle) * x], dim=-1)
-    return (turned + size / 2 - 0.5).float(), (turned.abs() <= size / 2).all(dim=-1)
-
-
-def _sampled(cells: Tensor, where: Tensor) -> Tensor:
-    """Cells (T, n, n) at pixels (T, h, w, 2) of their scale, bilinear between the centres of cells."""
-    grid = 2 * (where - FIRST) / STEP / (cells.shape[-1] - 1) - 1
-    return grid_sample(cells[:, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
+    pixel, visible = turned + size / 2 - 0.5, (turned.abs() <= size / 2).all(dim=-1)
+    total = torch.zeros(side, side, device=device)
+    for s, of_scale in enumerate(cells):
+        grid = 2 * (pixel / 2**s - first) / step / (of_scale.shape[-1] - 1) - 1
+        found = grid_sample(of_scale[:, None], grid.to(of_scale.dtype), padding_mode="border", align_corners=True)[:, 0]
+        total += (found * visible).sum(dim=0)
+    return total, visible.sum(dim=0)

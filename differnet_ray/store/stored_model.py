@@ -48,7 +48,7 @@ class Decision:
             and the bound is approximate. `recalibrated`: after the fit, by `calibrate`; exact as well.
         extrapolated: whether the threshold is that of a fitted tail, for a rate below the one that can be guaranteed.
         statement: the same for people, to be read after "the threshold rests on".
-        map_unit: the gradient that 1 % of the pixels of unseen good images exceed; maps are divided by it.
+        map_unit: the value of a map that 1 % of the pixels of unseen good images exceed; maps are divided by it.
     """
 
     threshold: float

@@ -58,9 +58,7 @@ def test_features_of_activations_are_the_features_to_the_bit(tiny_extractor: Ext
 
 
 @POOLED
-def test_a_contribution_is_the_finite_difference_of_the_loss_by_the_size_of_its_cell(
-    two_scales: Extractor, pooled: bool
-) -> None:
+def test_a_contribution_is_the_finite_difference_of_the_loss_by_the_size_of_a_cell(two_scales: Extractor, pooled: bool) -> None:
     net = deepcopy(net_of(two_scales, fixed_transforms(TransformConfig(n_transforms=2)), pooled=pooled)).double()
     activations = [[a.double() for a in chunk] for chunk in net.activations(image_of(128))]
     found, step, rng = contributions(net, activations), 1e-6, np.random.default_rng(0)
