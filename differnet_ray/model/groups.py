@@ -22,7 +22,7 @@ Partition = npt.NDArray[np.int64]
 
 POWER, OFFSET = 0.25, 1e-4  # pooled features of a ReLU network are skewed; as `flow.py` does it for the preset `pooled`
 SMALLEST_STD = 1e-3  # of the median deviation: below it, a feature counts as one that never varies
-NEAREST_SHARE = 0.25  # of the images, whose distances tell whether a set has siblings
+NEAREST_SHARES = 0.1, 0.25  # of the images, whose distances tell whether a set has siblings: few of them, or many
 APART = 0.95  # of the distance of independent images: real ones are not quite normal (docs/benchmarks.md)
 MADE = 4000  # images that are made, as sets of N, so that their distances hardly depend on chance
 LARGEST = 4000  # images that are joined; of more, the others go with their nearest neighbour among so many
@@ -41,7 +41,7 @@ def similar_groups(features: npt.NDArray[np.float32]) -> Partition:
     """Groups of similar images: average linkage, cut where the groups lie as far apart as independent images do.
 
     The cut is the one with most groups of which the distances from an image to the nearest one of another group are, in the
-    mean of their lowest quarter, at least 0.95 of what they are for independent images.
+    mean of their lowest tenth and of their lowest quarter, at least 0.95 of what they are for independent images.
 
     Args:
         features: (N, D), N >= 2, not negative, such as the mean over the transforms of an image.
@@ -86,12 +86,12 @@ def separation(features: npt.NDArray[np.float32], folds: Sequence[tuple[Sequence
 
     Returns:
         The distances from an unseen image to the nearest one fitted on over those of independent images, both in the mean
-        of their lowest quarter; 1 where the features do not vary at all.
+        of their lowest tenth or quarter, whichever gives less; 1 where the features do not vary at all.
     """
     z = comparable(features)
     found = np.concatenate([_nearest(z[list(unseen)], z[list(train)])[1] for train, unseen in folds])
     expected = _lowest(independent_distances(_some(z)))
-    return _lowest(found) / expected if expected > 0 else 1.0
+    return float((_lowest(found) / expected).min()) if (expected > 0).all() else 1.0
 
 
 def numbered(keys: Sequence[str] | Partition) -> Partition:
@@ -164,7 +164,7 @@ def _joined(z: Floats) -> Partition:
 
     def apart(groups: Partition) -> bool:
         nearest = [row[groups != own].min(initial=np.inf) for row, own in zip(square, groups, strict=True)]
-        return _lowest(np.array(nearest)) >= goal
+        return bool((_lowest(np.array(nearest)) >= goal).all())
 
     low, high = 0, len(z) - 1  # merges: the more, the further apart, so the first cut that is apart is found by halving
     while low < high:
@@ -180,9 +180,10 @@ def _some(z: Floats) -> Floats:
     return z[np.sort(np.random.default_rng(SEED).choice(len(z), LARGEST, replace=False))]
 
 
-def _lowest(distances: Floats) -> float:
-    """The mean of the lowest quarter."""
-    return float(np.sort(distances)[: max(1, round(NEAREST_SHARE * len(distances)))].mean())
+def _lowest(distances: Floats) -> Floats:
+    """The means of the lowest distances, a share of them each."""
+    found = np.sort(distances)
+    return np.array([found[: max(1, round(share * len(found)))].mean() for share in NEAREST_SHARES])
 
 
 def _nearest(of: Floats, among: Floats, other_than: Partition | None = None) -> tuple[Partition, Floats]:
