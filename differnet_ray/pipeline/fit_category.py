@@ -41,7 +41,7 @@ from differnet_ray.tables import CALIBRATION
 from differnet_ray.versions import library_versions
 
 MAP_QUANTILE = 0.99
-FIT_CODE = 2  # grows with each change of the code that changes a model, or what lies in a checkpoint
+FIT_CODE = 3  # grows with each change of the code that changes a model, or what lies in a checkpoint
 PROCESS_BYTES = 2**30  # a process with its libraries, the extractor and some images
 BYTES_PER_PARAMETER = 40  # the flow, its gradient, Adam's two moments, and a checkpoint of three of them twice
 
