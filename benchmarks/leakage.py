@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,8 @@ def main(output: str) -> None:
     """Prints Markdown."""
     train, test, kinds = tiles.stored_features(output, tiles.stored_recipe().override(pooled=True))
     good, defective = np.concatenate([train, test[kinds == GOOD]]), test[kinds != GOOD]
-    tile = _tiles(np.concatenate([_numbers("train"), _numbers("test")[kinds == GOOD]]))
+    uris = [images_of(tiles.listing(), TILES, split)["uri"].to_pylist() for split in ("train", "test")]
+    tile = tiles_of(np.concatenate([numbers_of(uris[0]), numbers_of(uris[1])[kinds == GOOD]]))
     print(f"{len(good)} good images of {tile.max() + 1} tiles, {len(defective)} defects\n")
     rng = np.random.default_rng(0)
     order, tile_order = rng.permutation(len(good)), rng.permutation(tile.max() + 1)
@@ -58,12 +59,12 @@ def main(output: str) -> None:
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def _numbers(split: str) -> npt.NDArray[np.int64]:
-    uris = images_of(tiles.listing(), TILES, split)["uri"].to_pylist()
+def numbers_of(uris: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The numbers that the pictures were taken under."""
     return np.array([int(re.sub(r".*_num_(\d+)\..*", r"\1", uri)) for uri in uris])
 
 
-def _tiles(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def tiles_of(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Which tile each number belongs to: a gap in the sorted numbers begins another."""
     order = np.argsort(numbers)
     tile = np.zeros(len(numbers), np.int64)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
-from differnet_ray.config import Recipe
+from differnet_ray.config import AUTO, Recipe
 from differnet_ray.experiments.published import DIFFERNET, NEIGHBOUR, OCSVM, SHOTS_16
 
 EXPERIMENTS = ("table1", "table2", "ablation", "shots", "multimodal")
@@ -183,7 +183,12 @@ def train_kind(recipe: Recipe, *, transformed: bool) -> str:
 
 
 def published_recipe(experiment: str, recipe: Recipe) -> Recipe:
-    """A preset with what the paper changes for an experiment; options that are given come after it."""
+    """A preset with what the paper changes for an experiment; options that are given come after it.
+
+    An experiment's features are shared by all its fits, so that no pose is found out: it is any, as in the paper.
+    """
+    if recipe.transforms.pose == AUTO:
+        recipe = recipe.override(pose="any")
     if experiment == "multimodal":
         return recipe.override(n_blocks=MULTIMODAL_BLOCKS)
     if experiment == "table2":

@@ -13,7 +13,7 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -26,11 +26,13 @@ from torch import Tensor
 from differnet_ray import __version__
 from differnet_ray.archives.fetch import decoded_images
 from differnet_ray.archives.manifest import Listing, defects, select
-from differnet_ray.config import Recipe
+from differnet_ray.config import AUTO, Recipe
 from differnet_ray.errors import DifferNetError, FitError, ImageError, StorageError
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.fitting import ReadImages
 from differnet_ray.model.metrics import GOOD, auroc
+from differnet_ray.model.pose import FoundPose, find_pose
 from differnet_ray.pipeline.fit_flows import CategoryFits, Effort, Fitted, Unseen
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
 from differnet_ray.pipeline.stages import as_tensors
@@ -141,14 +143,15 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
 
     with _noted() as notes:
         extractor = Extractor(job.recipe.extractor, as_tensors(job.weights)).to(device)
-        fits = CategoryFits(job.recipe, extractor, read, rows.num_rows, work, effort)
+        recipe, statement = _posed(job.recipe, extractor, read, rows.num_rows, work, effort)
+        fits = CategoryFits(recipe, extractor, read, rows.num_rows, work, effort)
         fitted = fits.run()
-        decision = _decide(fitted.unseen, job.recipe, cross_fitted=fits.cross_fitted)
+        decision = _decide(fitted.unseen, recipe, cross_fitted=fits.cross_fitted)
         test = _test(job, category, fits, fitted)
     seconds = time.monotonic() - began
     model = StoredModel(
         category=category,
-        recipe=job.recipe,
+        recipe=recipe,
         transforms={
             "angles": fitted.net.transforms.angles,
             "brightness": fitted.net.transforms.brightness,
@@ -172,6 +175,7 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
             peak_memory=peak_memory(),
             device=torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or device,
             libraries=library_versions(),
+            pose=statement,
         ),
         flow={name: tensor.cpu().numpy() for name, tensor in fitted.net.flow.state_dict().items()},
         weights=job.weights,
@@ -220,6 +224,26 @@ def _unusable(rows: pa.Table, size: int, effort: Effort) -> dict[str, str]:
             skipped[name] = image
         effort.on_progress(FitProgress("read", done, rows.num_rows))
     return skipped
+
+
+def _posed(recipe: Recipe, extractor: Extractor, read: ReadImages, n: int, work: FitWork, effort: Effort) -> tuple[Recipe, str]:
+    """The recipe with a pose that is decided, and what decided it; nothing where it was given."""
+    if recipe.transforms.pose != AUTO:
+        return recipe, ""
+
+    def on_image(done: int, total: int) -> None:
+        effort.on_progress(FitProgress("pose", done, total))
+
+    stored = work.pose()
+    if stored is not None:
+        found = FoundPose(**stored)
+    else:
+        found = find_pose(
+            extractor, read, n, recipe.transforms, seed=recipe.fit.seed, threads=effort.threads, on_image=on_image
+        )
+        work.save_pose(asdict(found))
+        effort.on_checkpoint()
+    return replace(recipe, transforms=recipe.transforms.posed(found.pose)), found.statement
 
 
 def _test(job: FitJob, category: str, fits: CategoryFits, fitted: Fitted) -> dict[str, float] | None:

@@ -1,6 +1,7 @@
 """What a fit leaves behind while it works, so that the same command goes on where a killed one was.
 
     MODELS/_fit/CATEGORY-FINGERPRINT/images.json              which images can be used; written once
+    MODELS/_fit/CATEGORY-FINGERPRINT/pose.json                what decided the pose, where it was not given; written once
     MODELS/_fit/CATEGORY-FINGERPRINT/checkpoint.safetensors   the last checkpoint; replaced whole
     SCRATCH/CATEGORY-FINGERPRINT/{features,checksums}-N.npy   blocks of the feature bank, on a disk of the worker
 
@@ -52,15 +53,19 @@ class FitWork:
 
     def skipped(self) -> dict[str, str] | None:
         """Images that cannot be used, by name: why; None if that has not been found out yet."""
-        try:
-            found: dict[str, str] = json.loads(read_bytes(join(self.uri, "images.json")))
-        except (FileNotFoundError, ValueError):
-            return None
-        return found
+        return self._values("images.json")
 
     def save_skipped(self, skipped: Mapping[str, str]) -> None:
         """Notes the images that cannot be used."""
         write_bytes(join(self.uri, "images.json"), json.dumps(skipped).encode())
+
+    def pose(self) -> dict[str, Any] | None:
+        """What decided the pose, as it was saved; None if that has not been found out yet."""
+        return self._values("pose.json")
+
+    def save_pose(self, found: Mapping[str, Any]) -> None:
+        """Notes what decided the pose."""
+        write_bytes(join(self.uri, "pose.json"), json.dumps(found).encode())
 
     def checkpoint(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]] | None:
         """Arrays and values of the last checkpoint; None if there is none that can be read."""
@@ -92,6 +97,13 @@ class FitWork:
                 f"cannot keep {size:.1f} GiB of features in {self._blocks}: {error}; free the disk or name another folder "
                 "with --scratch"
             ) from error
+
+    def _values(self, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(read_bytes(join(self.uri, name)))
+        except (FileNotFoundError, ValueError):
+            return None
+        return found
 
     def delete(self) -> None:
         """Removes all of it."""

@@ -110,10 +110,9 @@ class Lineage:
         skipped: images that could not be used: URI to reason.
         losses: loss of every epoch of the flow in use.
         resumed: epochs after which an interrupted fit went on.
-        notes: what people should know, such as a chunk halved because memory was short.
+        notes, pose: what people should know, such as a chunk halved; what decided the pose, empty where it was given.
         test: `auroc`, `n_good` and `n_anomalous` of a labelled test set, where there is one; no choice was made by it.
-        seconds: of all fits and the calibration.
-        peak_memory: largest resident memory of the process, in bytes.
+        seconds, peak_memory: of all fits and the calibration; largest resident memory of the process, in bytes.
     """
 
     data: tuple[str, ...]
@@ -131,6 +130,7 @@ class Lineage:
     peak_memory: int
     device: str
     libraries: dict[str, str]
+    pose: str = ""
 
 
 @dataclass(frozen=True)
