@@ -14,7 +14,7 @@ from typing import Any
 from differnet_ray.errors import ConfigError
 
 MAP_KINDS = ("activation", "gradient")
-FIRST_LAYERS = ("none", "standardize", "whiten")
+FIRST_LAYERS = ("none", "standardize", "whiten", "whiten_covariance")
 POSE_TRANSFORMS = {"any": 1024, "quarter": 4, "fixed": 4}  # the most that pay: docs/benchmarks.md
 POSES = tuple(POSE_TRANSFORMS)
 AUTO = "auto"  # the pose of a recipe whose pose each category decides by its good images before it is fitted
@@ -120,7 +120,7 @@ class FlowConfig:
     clamp_alpha: float = 3.0  # alpha of eq. 2
     power: float = 1.0  # features y are raised to it before all else: those of a ReLU network are skewed
     first_layer: str = "none"  # a fixed affine layer in front, from the training features: one of FIRST_LAYERS
-    shrinkage: float = 0.02  # of the covariance that `whiten` makes the identity
+    shrinkage: float = 0.02  # of the covariance that `whiten` and `whiten_covariance` make the identity
 
     def n_parameters(self, n_features: int) -> int:
         """Weights and biases of the 2 K networks, for D features."""

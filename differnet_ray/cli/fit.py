@@ -242,11 +242,13 @@ def state_records(states: Mapping[str, CategoryState]) -> dict[str, Any]:
 
 
 def warn_skipped(states: Mapping[str, CategoryState]) -> None:
-    """Names training images that could not be used, notes of fits, and thresholds that promise too little."""
+    """Says what decided poses, which images could not be used, notes of fits, and which thresholds promise too little."""
     for category, state in states.items():
         if state.result is None:
             continue
         result, skipped = state.result, state.result.skipped
+        if result.pose:
+            click.echo(f"{category}: {result.pose}", err=True)
         for uri, reason in list(skipped.items())[:SKIPPED_SHOWN]:
             click.echo(f"WARNING: {category}: skipped {uri}: {reason}", err=True)
         for note in result.notes:

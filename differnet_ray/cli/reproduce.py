@@ -9,7 +9,7 @@ import click
 
 from differnet_ray.cli.fit import backbone_of
 from differnet_ray.cli.options import CATEGORIES, CONFIG, DATA, GOOD_NAMES, OUTPUT, recipe_options
-from differnet_ray.config import Recipe, preset
+from differnet_ray.config import AUTO, POSES, Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
 from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
 from differnet_ray.labels import GOOD
@@ -40,6 +40,8 @@ def reproduce(
 ) -> None:
     """Re-run a table or figure of the paper on a data set in MVTec AD layout; run again, it goes on where it was."""
     recipe = published_recipe(experiment, preset(preset_name)).override(**changes)
+    if recipe.transforms.pose == AUTO:
+        raise ConfigError(f"--pose {AUTO}: an experiment has one pose for all its fits: expected {', '.join(POSES)}")
     text, complete = run_reproduce(experiment, data, output, categories, recipe, backbone_weights, n_seeds, good=good)
     click.echo(text)
     if not complete:
