@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, GOOD_NAMES, MODELS, recipe_options
+from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, GOOD_NAMES, MODELS, preset_option, recipe_options
 from differnet_ray.config import MAP_KINDS, Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
 from differnet_ray.labels import GOOD
@@ -31,6 +31,7 @@ SKIPPED_SHOWN = 5
 @MODELS
 @CATEGORIES
 @GOOD_NAMES
+@preset_option("pooled")
 @recipe_options
 @click.option("--target-fpr", type=float, help="Share of good images that may be called anomalous.")
 @click.option("--map-kind", type=click.Choice(MAP_KINDS), help="Of maps: of activations (default), or of the gradient, eq. 7.")

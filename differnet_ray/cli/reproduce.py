@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from differnet_ray.cli.fit import backbone_of
-from differnet_ray.cli.options import CATEGORIES, CONFIG, DATA, GOOD_NAMES, OUTPUT, recipe_options
+from differnet_ray.cli.options import CATEGORIES, CONFIG, DATA, GOOD_NAMES, OUTPUT, preset_option, recipe_options
 from differnet_ray.config import AUTO, POSES, Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
 from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
@@ -23,6 +23,7 @@ from differnet_ray.labels import GOOD
 @CATEGORIES
 @GOOD_NAMES
 @click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fits of each row.")
+@preset_option("paper")
 @recipe_options
 @click.pass_context
 def reproduce(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,8 @@ def parts(n: int, *, turned: bool, size: int = 64) -> Tensor:
     return torch.from_numpy(np.repeat(np.stack(images)[..., None], 3, axis=3).astype(np.uint8))
 
 
-def found_in(extractor: Extractor, images: Tensor, **how: int) -> FoundPose:
-    return find_pose(extractor, lambda at: images[list(at)], len(images), **{"seed": 0} | how)
+def found_in(extractor: Extractor, images: Tensor, *, seed: int = 0, threads: int = 1) -> FoundPose:
+    return find_pose(extractor, lambda at: images[list(at)], len(images), seed=seed, threads=threads)
 
 
 def turns(n: int, *, turned: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -77,8 +79,8 @@ def test_few_images_do_not_decide_and_many_are_not_all_looked_at(tiny_extractor:
     read: list[int] = []
     image, steps = parts(1, turned=False), []
 
-    def one(positions: object) -> Tensor:
-        read.extend(positions)  # type: ignore[call-overload]
+    def one(positions: Sequence[int]) -> Tensor:
+        read.extend(positions)
         return image.expand(len(read), -1, -1, -1)
 
     find_pose(tiny_extractor, one, 1000, seed=0, on_image=lambda *step: steps.append(step))
