@@ -85,6 +85,12 @@ def test_values_out_of_range_are_refused(fit_options: list[object], option: str,
     refused(run(*fit_options, option, value), *words)
 
 
+def test_an_experiment_takes_the_published_recipe_and_one_pose(tmp_path: Path) -> None:
+    assert "[default: paper]" in run("reproduce", "--help").output
+    where = ["--experiment", "table1", "--data", tmp_path, "--output", tmp_path / "out"]
+    refused(run("reproduce", *where, "--pose", "auto"), "one pose for all its fits", "any, quarter, fixed")
+
+
 def test_weights_of_the_wrong_kind_are_refused(fit_options: list[object], tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"no tensors")
     refused(run(*fit_options, "--backbone-weights", tmp_path / "w.safetensors"), "w.safetensors", "not readable as weights")
