@@ -43,7 +43,7 @@ from differnet_ray.storage.files import read_bytes
 TURNED, UPRIGHT = "turned", ("board", "fabric", "washer")
 LARGEST = {TURNED: 32} | dict.fromkeys(UPRIGHT, 8)  # T of pose any; of the tiles `leakage` has it
 ROWS = [("quarter", 1), ("quarter", 4), ("fixed", 4), *(("any", n) for n in (8, 16, 32))]  # quarter, T = 1: upright
-LAYERS, SHRINKAGES = ("whiten", "whiten_covariance"), (0.03, 0.1)
+LAYERS, SHRINKAGES = ("whiten", "whiten_covariance"), (0.03, 0.1, 0.3)
 GROUND, SIDE = (46, 48, 52), 912  # a board of 720 x 540 fits in it at every angle
 DRAWS = 100
 
