@@ -95,7 +95,7 @@ def _row(name: str, recipe: Recipe, train: Floats, test: Floats, kinds: npt.NDAr
 
 
 def _demo() -> list[tuple[str, Floats, Floats, npt.NDArray[np.str_]]]:
-    recipe = preset("demo").override(n_transforms=DEMO_T)
+    recipe = preset("demo").override(n_transforms=DEMO_T, pose="any")
     extractor = Extractor(recipe.extractor, load_backbone_weights("random")[0])
     transforms = fixed_transforms(recipe.transforms)
     positions = sampling_positions(transforms.angles, recipe.extractor.image_size)

@@ -37,9 +37,9 @@ class Row:
 
 
 def measure() -> Iterator[Row]:
-    """Measures the presets `fast` and `demo` on this machine, with random weights: speed does not depend on them."""
-    for name in ("demo", "fast"):
-        recipe = preset(name)
+    """Measures the presets `demo` and `pooled` for parts in any pose, with random weights: speed does not depend on them."""
+    for name in ("demo", "pooled"):
+        recipe = preset(name).override(pose="any")
         net = _net(recipe)
         size, n = recipe.extractor.image_size, recipe.transforms.n_transforms
         image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))

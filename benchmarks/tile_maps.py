@@ -30,7 +30,7 @@ from benchmarks.tile_split import numbers_of, tiles_of
 from differnet_ray.archives.images import decode
 from differnet_ray.archives.manifest import defects
 from differnet_ray.archives.masks import mask_uri, read_mask
-from differnet_ray.config import ImageForm, MapConfig, preset
+from differnet_ray.config import MapConfig, TransformConfig, preset
 from differnet_ray.model.activation_map import FIRST, STEP, activation_map, turned_back
 from differnet_ray.model.differnet import DifferNet, exact_convolutions, transformed_features
 from differnet_ray.model.flow import Flow, nll
@@ -89,7 +89,7 @@ def _split() -> tuple[npt.NDArray[np.str_], npt.NDArray[np.str_], dict[str, npt.
 
 
 def _pixels(uri: str) -> npt.NDArray[np.uint8]:
-    return decode(read_bytes(uri), ImageForm(448)).pixels
+    return decode(read_bytes(uri), size=448).pixels
 
 
 def _mask(uri: str, kind: str) -> npt.NDArray[np.bool_]:
@@ -98,7 +98,7 @@ def _mask(uri: str, kind: str) -> npt.NDArray[np.bool_]:
 
 def _net(name: str, folder: Path, uris: Sequence[str]) -> DifferNet:
     recipe = preset("pooled")
-    extractor, of_set = tiles.extractor(recipe), fixed_transforms(preset("fast").transforms)
+    extractor, of_set = tiles.extractor(recipe), fixed_transforms(TransformConfig(8))
     if name == "quarter":
         of_set = TransformSet(tuple(turn * math.pi / 2 for turn in range(4)), (1.0,) * 4, (1.0,) * 4)
     stored = folder / "features.npy"

@@ -195,7 +195,7 @@ def test_unknown_sections_and_keys_are_refused_with_the_known_ones() -> None:
         Recipe.from_dict({"fits": {}})
     with pytest.raises(ConfigError, match=r"fit key = 'epoch' is not allowed: expected epochs, images_per_batch, .*seed"):
         Recipe.from_dict({"fit": {"epoch": 3}})
-    with pytest.raises(ConfigError, match=r"'best' is not allowed: expected paper, pooled, fast, demo"):
+    with pytest.raises(ConfigError, match=r"'best' is not allowed: expected paper, pooled, demo"):
         preset("best")
 
 

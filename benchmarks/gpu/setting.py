@@ -44,8 +44,8 @@ class Setting:
     deadline: float = math.inf
 
     def recipe(self, name: str = "paper") -> Recipe:
-        """A preset for the tiles: brightness and contrast 0.15, as the paper has them there."""
-        recipe = preset(name).override(brightness=0.15, contrast=0.15)
+        """A preset for the tiles: brightness and contrast 0.15, as the paper has them there, parts in any pose."""
+        recipe = preset(name).override(brightness=0.15, contrast=0.15, pose="any")
         if self.small:
             recipe = recipe.override(**SMALL, **(SMALL_PAPER if name == "paper" else {}))
         return recipe

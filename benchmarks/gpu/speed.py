@@ -37,7 +37,7 @@ def run(setting: Setting) -> None:
     results, found = Results(setting.out, "speed"), tiles(setting)
     chosen = found.sample(setting.choose(GOOD, 3), setting.choose(DEFECTIVE, 4))
     images, is_anomaly = found.read(chosen), found.is_anomaly[chosen]
-    for name in ("paper", "pooled", "fast", "demo"):
+    for name in ("paper", "pooled", "demo"):
         _preset(setting, results, name, images)
     for name in ("paper", "pooled"):
         _precisions(setting, results, found, name, images, is_anomaly)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, GOOD_NAMES, MODELS, recipe_options
+from differnet_ray.cli.options import AS_JSON, CATEGORIES, CONFIG, GOOD_NAMES, MODELS, preset_option, recipe_options
 from differnet_ray.config import MAP_KINDS, Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
 from differnet_ray.labels import GOOD
@@ -31,6 +31,7 @@ SKIPPED_SHOWN = 5
 @MODELS
 @CATEGORIES
 @GOOD_NAMES
+@preset_option("pooled")
 @recipe_options
 @click.option("--target-fpr", type=float, help="Share of good images that may be called anomalous.")
 @click.option("--map-kind", type=click.Choice(MAP_KINDS), help="Of maps: of activations (default), or of the gradient, eq. 7.")
@@ -242,11 +243,13 @@ def state_records(states: Mapping[str, CategoryState]) -> dict[str, Any]:
 
 
 def warn_skipped(states: Mapping[str, CategoryState]) -> None:
-    """Names training images that could not be used, notes of fits, and thresholds that promise too little."""
+    """Says what decided poses, which images could not be used, notes of fits, and which thresholds promise too little."""
     for category, state in states.items():
         if state.result is None:
             continue
         result, skipped = state.result, state.result.skipped
+        if result.pose:
+            click.echo(f"{category}: {result.pose}", err=True)
         for uri, reason in list(skipped.items())[:SKIPPED_SHOWN]:
             click.echo(f"WARNING: {category}: skipped {uri}: {reason}", err=True)
         for note in result.notes:

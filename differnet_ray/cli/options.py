@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from differnet_ray.config import POSES, PRESETS, GreyRange
+from differnet_ray.config import AUTO, POSES, PRESETS, GreyRange
 from differnet_ray.errors import ConfigError
 
 Command = Callable[..., Any]
@@ -99,16 +99,20 @@ GOOD_NAMES = click.option(
 DATA = click.option("--data", required=True, help="Images in the layout <category>/<train|test>/<defect>/<name>.")
 
 
+def preset_option(default: str) -> Callable[[Command], Command]:
+    """Which preset a recipe begins with."""
+    return click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)), default=default, show_default=True)
+
+
 def recipe_options(verb: Command) -> Command:
-    """The options that a recipe is made from."""
+    """The options that a recipe is made from, beside its preset."""
     for option in reversed(
         [
-            click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)), default="paper", show_default=True),
             click.option("--backbone-weights", metavar="PATH", help="AlexNet (.safetensors, .pth), or the word random."),
             click.option("--epochs", type=int, help="Instead of the preset's."),
             click.option("--learning-rate", type=float, help="Of Adam."),
             click.option("--transforms", "n_transforms", type=int, help="T: transforms that a score is the mean of."),
-            click.option("--pose", type=click.Choice(POSES), help="How parts lie: in any pose, in quarter turns, or fixed."),
+            click.option("--pose", type=click.Choice([*POSES, AUTO]), help="How parts lie; auto: found out from good images."),
             click.option("--brightness", type=float, help="Half-width of the brightness factors, such as 0.15."),
             click.option("--contrast", type=float, help="Half-width of the contrast factors, such as 0.15."),
             click.option("--image-size", type=int, help="H: pixels a side after resizing."),

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from differnet_ray.cli.fit import backbone_of
-from differnet_ray.cli.options import CATEGORIES, CONFIG, DATA, GOOD_NAMES, OUTPUT, recipe_options
-from differnet_ray.config import Recipe, preset
+from differnet_ray.cli.options import CATEGORIES, CONFIG, DATA, GOOD_NAMES, OUTPUT, preset_option, recipe_options
+from differnet_ray.config import AUTO, POSES, Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
 from differnet_ray.experiments.cells import EXPERIMENTS, published_recipe
 from differnet_ray.labels import GOOD
@@ -23,6 +23,7 @@ from differnet_ray.labels import GOOD
 @CATEGORIES
 @GOOD_NAMES
 @click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fits of each row.")
+@preset_option("paper")
 @recipe_options
 @click.pass_context
 def reproduce(
@@ -40,6 +41,8 @@ def reproduce(
 ) -> None:
     """Re-run a table or figure of the paper on a data set in MVTec AD layout; run again, it goes on where it was."""
     recipe = published_recipe(experiment, preset(preset_name)).override(**changes)
+    if recipe.transforms.pose == AUTO:
+        raise ConfigError(f"--pose {AUTO}: an experiment has one pose for all its fits: expected {', '.join(POSES)}")
     text, complete = run_reproduce(experiment, data, output, categories, recipe, backbone_weights, n_seeds, good=good)
     click.echo(text)
     if not complete:

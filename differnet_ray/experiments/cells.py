@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
-from differnet_ray.config import NO_GROUPS, Recipe
+from differnet_ray.config import AUTO, NO_GROUPS, Recipe
 from differnet_ray.experiments.published import DIFFERNET, NEIGHBOUR, OCSVM, SHOTS_16
 
 EXPERIMENTS = ("table1", "table2", "ablation", "shots", "multimodal")
@@ -185,9 +185,11 @@ def train_kind(recipe: Recipe, *, transformed: bool) -> str:
 def published_recipe(experiment: str, recipe: Recipe) -> Recipe:
     """A preset with what the paper changes for an experiment; options that are given come after it.
 
-    Its subsets are of single images.
+    Its subsets are of single images. All its fits share features, so that no pose is found out: it is any, as in the paper.
     """
     recipe = recipe.override(group_by=NO_GROUPS)
+    if recipe.transforms.pose == AUTO:
+        recipe = recipe.override(pose="any")
     if experiment == "multimodal":
         return recipe.override(n_blocks=MULTIMODAL_BLOCKS)
     if experiment == "table2":

@@ -97,7 +97,8 @@ class Flow(nn.Module):
 
         `standardize` divides by the deviation of each feature; `whiten` goes on to make them uncorrelated (PCA
         whitening), with a covariance shrunk towards a multiple of the identity as Ledoit and Wolf (2004) do, by the share
-        `shrinkage`.
+        `shrinkage`. `whiten_covariance` whitens without dividing first, so that features that hardly vary count for little
+        (in Kessy, Lewin and Strimmer 2018, PCA and not PCA-cor whitening).
 
         Args:
             y: (M, D); features that never vary are left at their scale.
@@ -105,7 +106,9 @@ class Flow(nn.Module):
         y = self._raised(y.double())
         shift, std = y.mean(dim=0), y.std(dim=0, correction=0)
         matrix = torch.diag(1 / torch.where(std > SMALLEST_STD * std.median(), std, torch.ones_like(std)))
-        if self.config.first_layer == "whiten":
+        if self.config.first_layer == "whiten_covariance":
+            matrix = torch.eye(len(std), dtype=y.dtype, device=y.device)
+        if self.config.first_layer != "standardize":
             x = (y - shift) @ matrix
             covariance = x.T @ x / len(x)
             scale = covariance.diagonal().mean()

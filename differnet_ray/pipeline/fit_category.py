@@ -13,7 +13,7 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -24,12 +24,14 @@ from torch import Tensor
 
 from differnet_ray import __version__
 from differnet_ray.archives.manifest import Listing, defects, group_keys, select
-from differnet_ray.config import Recipe
+from differnet_ray.config import AUTO, Recipe
 from differnet_ray.errors import FitError, StorageError
 from differnet_ray.labels import GOOD
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.model.extractor import Extractor
+from differnet_ray.model.fitting import ReadImages
 from differnet_ray.model.metrics import auroc
+from differnet_ray.model.pose import FoundPose, find_pose
 from differnet_ray.pipeline.fit_flows import CategoryFits, Effort, Fitted
 from differnet_ray.pipeline.fit_images import FitImages, image_names, look_at_images, usable_images
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
@@ -133,6 +135,7 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
 
     with _noted() as notes:
         extractor = Extractor(recipe.extractor, as_tensors(job.weights)).to(device)
+        recipe, statement = _posed(recipe, extractor, read, rows.num_rows, work, effort)
         keys = group_keys(rows, recipe.calibration.group_by)
         fits = CategoryFits(recipe, extractor, read, rows.num_rows, keys, work, effort)
         fitted = fits.run()
@@ -167,6 +170,7 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
             peak_memory=peak_memory(),
             device=torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or device,
             libraries=library_versions(),
+            pose=statement,
         ),
         flow={name: tensor.cpu().numpy() for name, tensor in fitted.net.flow.state_dict().items()},
         weights=job.weights,
@@ -182,6 +186,24 @@ def fit_category(job: FitJob, category: str, device: str, effort: Effort) -> Fit
 def peak_memory() -> int:
     """Largest resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _posed(recipe: Recipe, extractor: Extractor, read: ReadImages, n: int, work: FitWork, effort: Effort) -> tuple[Recipe, str]:
+    """The recipe with a pose that is decided, and what decided it; nothing where it was given."""
+    if recipe.transforms.pose != AUTO:
+        return recipe, ""
+
+    def on_image(done: int, total: int) -> None:
+        effort.on_progress(FitProgress("pose", done, total))
+
+    stored = work.pose()
+    if stored is not None:
+        found = FoundPose(**stored)
+    else:
+        found = find_pose(extractor, read, n, seed=recipe.fit.seed, threads=effort.threads, on_image=on_image)
+        work.save_pose(asdict(found))
+        effort.on_checkpoint()
+    return replace(recipe, transforms=recipe.transforms.posed(found.pose)), found.statement
 
 
 def _test(job: FitJob, category: str, fits: CategoryFits, fitted: Fitted) -> dict[str, float] | None:

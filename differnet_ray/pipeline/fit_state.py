@@ -16,7 +16,7 @@ DONE = (FITTED, UNCHANGED, FAILED)
 
 @dataclass(frozen=True)
 class FitProgress:
-    """How far the fit of a category is: `done` of `total` in a phase (`read`, `compared`, `features`, `epochs`, ...)."""
+    """How far the fit of a category is: `done` of `total` in a phase (`read`, `pose`, `compared`, `features`, ...)."""
 
     phase: str
     done: int
@@ -43,6 +43,7 @@ class FittedCategory:
         auroc: on the labelled test set; None where there is none.
         notes: what people should know.
         peak_memory: largest resident memory of the process, in bytes.
+        pose: what decided the pose, for people; empty where it was given.
     """
 
     version: str
@@ -62,6 +63,7 @@ class FittedCategory:
     notes: tuple[str, ...]
     seconds: float
     peak_memory: int
+    pose: str = ""
 
     @staticmethod
     def of_record(record: Mapping[str, Any]) -> FittedCategory:
@@ -85,6 +87,7 @@ class FittedCategory:
             notes=tuple(lineage["notes"]),
             seconds=lineage["seconds"],
             peak_memory=lineage["peak_memory"],
+            pose=lineage["pose"],
         )
 
 

@@ -39,6 +39,7 @@ def _rows(record: Mapping[str, Any]) -> dict[str, str]:
         "scores": f"of features averaged over {transforms}"
         if recipe["transforms"]["pooled"]
         else f"averaged over {transforms}",
+        "pose": lineage.get("pose") or f"{recipe['transforms'].get('pose', 'any')}, as it was given",
         "threshold": f"{decision['threshold']:.4f}",
         "review from": f"{decision['review_threshold']:.4f}",
     }

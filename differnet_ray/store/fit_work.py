@@ -1,7 +1,8 @@
 """What a fit leaves behind while it works, so that the same command goes on where a killed one was.
 
     MODELS/_fit/CATEGORY-FINGERPRINT/images.json              what its images are like; written once
-    MODELS/_fit/CATEGORY-FINGERPRINT/groups.json              the group of each of these; written once
+    MODELS/_fit/CATEGORY-FINGERPRINT/pose.json                what decided the pose, where it was not given; written once
+    MODELS/_fit/CATEGORY-FINGERPRINT/groups.json              the group of each image; written once
     MODELS/_fit/CATEGORY-FINGERPRINT/checkpoint.safetensors   the last checkpoint; replaced whole
     SCRATCH/CATEGORY-FINGERPRINT/{BLOCK,checksums-BLOCK}.npy  blocks of feature banks, on a disk of the worker
 
@@ -53,11 +54,8 @@ class FitWork:
 
     def images(self) -> dict[str, Any] | None:
         """What its images are like: the fields of `FitImages`; None if that has not been found out yet."""
-        try:
-            found: dict[str, Any] = json.loads(read_bytes(join(self.uri, "images.json")))
-        except (FileNotFoundError, ValueError):
-            return None
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+        found = self._values("images.json")
+        return found and {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
     def save_images(self, images: Mapping[str, Any]) -> None:
         """Notes what its images are like."""
@@ -65,15 +63,21 @@ class FitWork:
 
     def groups(self) -> list[int] | None:
         """The group of each usable image; None if that has not been found out yet."""
-        try:
-            found: list[int] = json.loads(read_bytes(join(self.uri, "groups.json")))
-        except (FileNotFoundError, ValueError):
-            return None
+        found: list[int] | None = self._values("groups.json")
         return found
 
     def save_groups(self, groups: Sequence[int]) -> None:
         """Notes the groups."""
         write_bytes(join(self.uri, "groups.json"), json.dumps(list(groups)).encode())
+
+    def pose(self) -> dict[str, Any] | None:
+        """What decided the pose, as it was saved; None if that has not been found out yet."""
+        found: dict[str, Any] | None = self._values("pose.json")
+        return found
+
+    def save_pose(self, found: Mapping[str, Any]) -> None:
+        """Notes what decided the pose."""
+        write_bytes(join(self.uri, "pose.json"), json.dumps(found).encode())
 
     def checkpoint(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]] | None:
         """Arrays and values of the last checkpoint; None if there is none that can be read."""
@@ -105,6 +109,12 @@ class FitWork:
                 f"cannot keep {size:.1f} GiB of features in {self._blocks}: {error}; free the disk or name another folder "
                 "with --scratch"
             ) from error
+
+    def _values(self, name: str) -> Any:
+        try:
+            return json.loads(read_bytes(join(self.uri, name)))
+        except (FileNotFoundError, ValueError):
+            return None
 
     def delete(self) -> None:
         """Removes all of it."""

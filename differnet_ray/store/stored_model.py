@@ -83,6 +83,7 @@ class Lineage:
         peak_memory: largest resident memory of the process, in bytes.
         calibrated: of a version that `calibrate` made: `from`, the version with the same flow; `n_images`; and where they are
             from, `data` or `output`, `run_id` and `confirmed`.
+        pose: what decided how the parts lie, for people; empty where it was given.
     """
 
     data: tuple[str, ...]
@@ -103,6 +104,7 @@ class Lineage:
     device: str
     libraries: dict[str, str]
     calibrated: dict[str, Any] | None = None
+    pose: str = ""
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,17 @@ def test_an_unwritable_output_is_refused(fit_options: list[object], tmp_path: Pa
         ("--grey-range", "4095", ["--grey-range 4095", "LOW:HIGH"]),
         ("--grey-range", "0:white", ["--grey-range 0:white", "LOW:HIGH"]),
         ("--grey-range", "4095:0", ["grey_range = (4095.0, 0.0)", "LOW < HIGH"]),
-        ("--preset", "slow", ["paper", "fast"]),
+        ("--preset", "slow", ["paper", "pooled"]),
     ],
 )
 def test_values_out_of_range_are_refused(fit_options: list[object], option: str, value: str, words: list[str]) -> None:
     refused(run(*fit_options, option, value), *words)
+
+
+def test_an_experiment_takes_the_published_recipe_and_one_pose(tmp_path: Path) -> None:
+    assert "[default: paper]" in run("reproduce", "--help").output
+    where = ["--experiment", "table1", "--data", tmp_path, "--output", tmp_path / "out"]
+    refused(run("reproduce", *where, "--pose", "auto"), "one pose for all its fits", "any, quarter, fixed")
 
 
 def test_weights_of_the_wrong_kind_are_refused(fit_options: list[object], tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def test_weights_of_the_wrong_kind_are_refused(fit_options: list[object], tmp_pa
 
 
 def test_an_unknown_option_in_a_config_file_is_refused_with_the_valid_ones(fit_options: list[object], tmp_path: Path) -> None:
-    (tmp_path / "fit.toml").write_text('epoch = 3\npreset = "fast"\n')
+    (tmp_path / "fit.toml").write_text('epoch = 3\npreset = "demo"\n')
     refused(run(*fit_options, "--config", tmp_path / "fit.toml"), "unknown option 'epoch'", "epochs", "gpus_per_fit")
 
 

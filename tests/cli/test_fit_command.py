@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from differnet_ray import cli
 from differnet_ray.archives.manifest import defects
+from differnet_ray.config import preset
 from differnet_ray.distributed import fit, resources
 from differnet_ray.pipeline.fit_category import FitJob
 from differnet_ray.pipeline.fit_state import CategoryState
@@ -156,3 +157,12 @@ def test_what_makes_no_sense_is_refused(options: list[str], words: str, factory:
     arguments = [option.format(data=factory) for option in options]
     result = CliRunner().invoke(cli.main, ["fit", "--models", str(tmp_path), "--backbone-weights", "random", *arguments])
     assert (result.exit_code, words in result.output) == (2, True), result.output
+
+
+def test_the_sharpest_preset_is_the_default_and_finds_out_the_pose(job_of: Callable[..., FitJob], factory: Path) -> None:
+    recipe = job_of("--data", factory).recipe
+    assert recipe == preset("pooled")
+    assert (recipe.transforms.pose, recipe.transforms.n_transforms) == ("auto", 32)
+    assert job_of("--data", factory, "--preset", "paper").recipe == preset("paper")
+    given = job_of("--data", factory, "--pose", "quarter").recipe.transforms
+    assert (given.pose, given.n_transforms) == ("quarter", 4)

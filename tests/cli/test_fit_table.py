@@ -44,8 +44,10 @@ def test_a_threshold_that_promises_too_little_is_a_warning(extrapolated: bool, c
 
 def test_what_people_should_know_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     result = replace(GUARANTEED, notes=("8 copies at a time",), resumed=(3, 7), skipped={f"{i}.png": "torn" for i in range(7)})
+    result = replace(result, pose="pose 'any': found")
     warn_skipped({"lid": CategoryState(status="fitted", result=result)})
     lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "lid: pose 'any': found"
     assert "WARNING: lid: 8 copies at a time" in lines
     assert "lid: an interrupted fit went on after epoch 3, 7" in lines
     assert lines[-1] == "WARNING: lid: 2 more were skipped, see model.json"

@@ -59,6 +59,7 @@ def test_the_tiles_get_the_illumination_of_the_paper() -> None:
     transforms = published_recipe("table2", PAPER).transforms
     assert transforms.brightness == transforms.contrast == 0.15
     assert published_recipe("table1", PAPER) == PAPER.override(group_by="none")
+    assert published_recipe("table1", PAPER.override(pose="auto")) == PAPER.override(group_by="none")
 
 
 def test_a_result_is_the_same_after_a_trip_through_its_file() -> None:

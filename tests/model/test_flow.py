@@ -75,9 +75,10 @@ def test_a_power_layer_is_inverted_and_counted_in_log_det(power: float, first_la
         torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_flow_without_blocks_is_the_normal_density_of_its_features() -> None:
+@pytest.mark.parametrize("first_layer", ["whiten", "whiten_covariance"])
+def test_a_flow_without_blocks_is_the_normal_density_of_its_features(first_layer: str) -> None:
     y = correlated(4000, 5)
-    flow = Flow(5, FlowConfig(n_blocks=0, first_layer="whiten", shrinkage=1e-9), seed=0).double()
+    flow = Flow(5, FlowConfig(n_blocks=0, first_layer=first_layer, shrinkage=1e-9), seed=0).double()
     flow.fit_first_layer(y)
     expected = stats.multivariate_normal(y.mean(0).numpy(), np.cov(y.numpy().T, bias=True)).logpdf(y[:20].numpy())
     torch.testing.assert_close(flow.log_prob(y[:20]), torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
@@ -213,7 +214,7 @@ def test_nll_of_standard_normal_latents_is_one_half() -> None:
     assert nll(z, torch.zeros(400, dtype=torch.float64)).mean().item() == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("first_layer", ["standardize", "whiten"])
+@pytest.mark.parametrize("first_layer", FIRST_LAYERS[1:])
 def test_the_first_layer_centres_features_and_leaves_dead_ones_finite(first_layer: str) -> None:
     flow, y = permuting_flow(6, first_layer), correlated(60, 6)
     y[:, 4] = 1.25
@@ -242,6 +243,15 @@ def test_whitened_features_are_uncorrelated_under_the_shrunk_covariance() -> Non
     scale = np.diag(y.numpy().std(axis=0))
     shrunk = scale @ ((1 - FlowConfig().shrinkage) * np.corrcoef(y.numpy().T) + FlowConfig().shrinkage * np.eye(6)) @ scale
     matrix = flow.matrix.numpy()  # known up to a rotation: what counts is the Mahalanobis distance
+    np.testing.assert_allclose(matrix @ matrix.T, np.linalg.inv(shrunk), rtol=1e-9, atol=1e-12)
+
+
+def test_features_whitened_at_their_own_scale_count_by_their_shrunk_covariance() -> None:
+    flow, y = permuting_flow(6, "whiten_covariance"), correlated(60, 6)
+    flow.fit_first_layer(y)
+    covariance, share = np.cov(y.numpy().T, bias=True), FlowConfig().shrinkage
+    shrunk = (1 - share) * covariance + share * np.diag(covariance).mean() * np.eye(6)
+    matrix = flow.matrix.numpy()
     np.testing.assert_allclose(matrix @ matrix.T, np.linalg.inv(shrunk), rtol=1e-9, atol=1e-12)
 
 

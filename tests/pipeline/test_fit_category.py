@@ -26,6 +26,8 @@ from differnet_ray.model.fitting import FeatureBank, fit
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.groups import split_folds, split_holdout
 from differnet_ray.model.scoring import ImageScore
+from differnet_ray.model.transforms import TransformSet, fixed_transforms
+from differnet_ray.pipeline import fit_category as fit_category_module
 from differnet_ray.pipeline import fit_flows
 from differnet_ray.pipeline.fit_category import FitJob, fit_category
 from differnet_ray.pipeline.fit_flows import Effort
@@ -388,6 +390,34 @@ def test_what_the_code_warns_of_is_in_the_record(run: Run, tiny_recipe: Recipe) 
     result, model = run(tiny_recipe, warn)
     assert result.notes == model.lineage.notes == ("out of memory",)
     assert 10**8 < result.peak_memory < 10**11
+
+
+def test_a_pose_that_is_found_out_is_the_models_and_is_found_once(
+    run: Run, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(progress: FitProgress) -> None:
+        told.append(progress)
+        if progress.phase == "features":
+            raise Killed
+
+    auto, told = tiny_recipe.override(pose="auto"), []
+    with pytest.raises(Killed):
+        run(auto, kill)
+    assert [(progress.done, progress.total) for progress in told if progress.phase == "pose"] == [(i + 1, N) for i in range(N)]
+    monkeypatch.setattr(fit_category_module, "find_pose", None)  # a second search would fail
+    result, model = run(auto)
+    pose = model.recipe.transforms.pose
+    assert model.recipe == tiny_recipe.override(pose=pose)
+    assert TransformSet(**model.transforms) == fixed_transforms(model.recipe.transforms)
+    assert result.pose == model.lineage.pose
+    assert result.pose.startswith(f"pose '{pose}': ")
+    assert f"is found among {N} good images" in result.pose
+
+
+def test_a_pose_that_is_given_is_not_looked_for(run: Run, tiny_recipe: Recipe) -> None:
+    result, model = run(tiny_recipe.override(pose="quarter"))
+    assert (result.pose, model.recipe.transforms.pose) == ("", "quarter")
+    assert model.transforms["angles"] == (0, math.pi / 2, math.pi, 3 * math.pi / 2)
 
 
 def test_an_image_that_can_no_longer_be_read_ends_the_fit(run: Run, tiny_recipe: Recipe, good: Path) -> None:

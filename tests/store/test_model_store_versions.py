@@ -206,12 +206,17 @@ def the_card(store: ModelStore, **changes: Any) -> str:
     return stored(store, store.publish(model), "card.md").read_text()
 
 
+def test_the_card_says_what_decided_the_pose(store: ModelStore) -> None:
+    assert "| pose | pose 'quarter': found |" in the_card(store, pose="pose 'quarter': found")
+
+
 def test_the_card_tells_people_what_happened_and_what_it_is_good_for(store: ModelStore) -> None:
     text = the_card(store)
     assert "| AUROC | 98.8 % on 10 good and 20 anomalous test images, by which nothing was chosen |" in text
     assert "1.1 GB of memory" in text
     assert "| groups | 25, by --group-by auto |" in text
     assert "| unseen images | 0.98 times as far from fitted ones as independent images are; near duplicates have" in text
+    assert "| pose | any, as it was given |" in text
     assert "\n## Notes\n\n- The fit was interrupted, and went on after epoch 1.\n- the chunk was halved to 32" in text
     assert "\n## Limits\n\n- " in text
     assert "resized to a square of 448 pixels" in text
