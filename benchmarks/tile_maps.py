@@ -31,7 +31,7 @@ from differnet_ray.archives.images import decode
 from differnet_ray.archives.manifest import defects
 from differnet_ray.archives.masks import mask_uri, read_mask
 from differnet_ray.config import MapConfig, TransformConfig, preset
-from differnet_ray.model.activation_map import FIRST, STEP, activation_map, turned_back
+from differnet_ray.model.activation_map import activation_map, turned_back
 from differnet_ray.model.differnet import DifferNet, exact_convolutions, transformed_features
 from differnet_ray.model.flow import Flow, nll
 from differnet_ray.model.gradient_map import gradient_map
@@ -43,8 +43,8 @@ from differnet_ray.results.overlay import PEAK_SHARE
 from differnet_ray.storage.files import read_bytes
 
 GOOD_IMAGES, PER_KIND, PIXELS = 24, 12, 256
-LAYERS = {"conv2": (5, 7, 8), "conv3": (8, FIRST, STEP), "conv4": (10, FIRST, STEP), "conv5": (12, FIRST, STEP)}
-"""Layers up to a convolution's ReLU, and where its cells lie."""
+LAYERS = {"conv2": (5, 7, 8), "conv3": (8, 15, 16), "conv4": (10, 15, 16), "conv5": (12, 15, 16)}
+"""Layers up to a convolution's ReLU, and where its cells lie at scale 0."""
 CONFIG = MapConfig()
 Maps = dict[str, Tensor]
 
@@ -145,8 +145,8 @@ def _activation_maps(net: DifferNet, image: Tensor, *, layers: bool) -> Iterator
     for layer, (_, first, step) in LAYERS.items():
         pairs = [(a.detach(), next(gradients)) for a in cells[layer]]
         found = [(a * g).sum(dim=1) * a[0, 0].numel() for a, g in pairs]
-        side = size // CONFIG.downsample
-        mean = [turned_back(part, of_set, size, side, first, step) for part in (found, found[:1], found[:2])]
+        side, where = size // CONFIG.downsample, [(2**s * first, 2**s * step) for s in range(len(found))]
+        mean = [turned_back(found[:n], of_set, size, side, where[:n]) for n in (len(found), 1, 2)]
         if layer != "conv5":
             yield layer, mean[0][0] / mean[0][1].clamp_min(1)
             continue
@@ -154,10 +154,10 @@ def _activation_maps(net: DifferNet, image: Tensor, *, layers: bool) -> Iterator
             yield f"conv5, {n} of 3 scales", total / shown.clamp_min(1)
         for n in (1, 2):
             few = [a[:n] for a in found]
-            total, shown = turned_back(few, of_set.first(n), size, size // CONFIG.downsample)
+            total, shown = turned_back(few, of_set.first(n), size, side, where)
             yield f"conv5, {n} of {len(of_set)} transforms", total / shown.clamp_min(1)
         even = [(a * g.mean(dim=(2, 3), keepdim=True)).sum(dim=1) * a[0, 0].numel() for a, g in pairs]
-        total, shown = turned_back(even, of_set, size, size // CONFIG.downsample)
+        total, shown = turned_back(even, of_set, size, side, where)
         yield "conv5, gradient averaged over cells (Grad-CAM)", total / shown.clamp_min(1)
 
 

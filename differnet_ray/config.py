@@ -1,6 +1,6 @@
 """The values that a fit or a scoring run is made from: frozen dataclasses, one per concern, standard library only.
 
-Symbols as in `docs/method.md`: T transforms, S scales, D = 256 S features, H x W pixels, alpha the clamp of eq. 2.
+Symbols as in `docs/method.md`: T transforms, S scales, D features, H x W pixels, alpha the clamp of eq. 2.
 Each class checks its ranges when it is made and raises `ConfigError` naming the key, the value and what is allowed.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from differnet_ray.errors import ConfigError
@@ -20,6 +21,8 @@ POSES = tuple(POSE_TRANSFORMS)
 AUTO = "auto"  # the pose of a recipe whose pose each category decides by its good images before it is fitted
 AUTO_GROUPS, NO_GROUPS = "auto", "none"
 GROUP_BY = "auto (similar images), none, an attribute of the images, or a regular expression with a group"
+ALEXNET, TIMM = "alexnet", "timm:"  # the paper's network, and what begins the name of one of timm's
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALLEST_SCALE = 63  # pixels: the smallest side that survives AlexNet's stem and its three poolings
 GreyRange = tuple[float, float]  # the grey values that are black and white
 
@@ -56,10 +59,19 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class ExtractorConfig:
-    """The frozen feature extractor: AlexNet at S scales of an H x H image."""
+    """The frozen feature extractor: a network at S scales of an H x H image.
+
+    What belongs to a network of timm's, all but its name and layers, is found by `model.extractor.with_network` and kept
+    here, so that another version of timm cannot change it.
+    """
 
     image_size: int = 448  # H: pixels a side after resizing
     n_scales: int = 3  # S: scale s sees the image at H / 2^s pixels
+    network: str = ALEXNET  # or timm:NAME
+    layers: tuple[int, ...] = ()  # of a network of timm's: which of its feature maps, the finest is 0
+    channels: tuple[int, ...] = (256,)  # of each feature map
+    mean: tuple[float, ...] = IMAGENET_MEAN  # of the network's training images, in [0, 1]
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         _require(self.n_scales in range(1, 6), "n_scales", self.n_scales, "1 to 5")
@@ -70,11 +82,20 @@ class ExtractorConfig:
             self.image_size,
             f"{smallest} to 4096 and a multiple of {step}, for n_scales = {self.n_scales}",
         )
+        of_timm = self.network.startswith(TIMM)
+        _require(of_timm or self.network == ALEXNET, "network", self.network, f"{ALEXNET}, or any {TIMM}NAME")
+        ordered = all(a < b for a, b in pairwise((-1, *self.layers)))
+        _require(ordered and bool(self.layers) == of_timm, "layers", self.layers, f"rising numbers from 0 on, of {TIMM}NAME")
+        n = len(self.layers) or 1
+        _require(len(self.channels) == n and min(self.channels) > 0, "channels", self.channels, f"{n} positive numbers")
+        for key in ("mean", "std"):
+            _require(len(getattr(self, key)) == 3, key, getattr(self, key), "3 numbers")
+        _require(min(self.std) > 0, "std", self.std, "positive numbers")
 
     @property
     def n_features(self) -> int:
         """D: the features of one transformed image."""
-        return 256 * self.n_scales
+        return sum(self.channels) * self.n_scales
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     DifferNetError                 exit code 1: the job failed
     ├── ConfigError                exit code 2: wrong usage or configuration, said before any work
-    │   └── WeightsError           pretrained weights cannot be found, or do not fit AlexNet
+    │   └── WeightsError           weights of the backbone cannot be found, or do not fit it
     ├── StorageError               a location cannot be listed, read or written
     │   ├── ReplacedError          a file is another one than was listed
     │   └── UnavailableError       the storage as a whole does not answer, or refuses us
@@ -37,7 +37,7 @@ class ConfigError(DifferNetError):
 
 
 class WeightsError(ConfigError):
-    """Pretrained backbone weights cannot be found, or do not fit AlexNet."""
+    """There is no such backbone, or its weights cannot be found, or do not fit it."""
 
 
 class StorageError(DifferNetError):

@@ -64,6 +64,12 @@ OUT_OF_RANGE: list[tuple[str, str, Any]] = [
     ("extractor", "image_size", 4100),
     ("extractor", "n_scales", 0),
     ("extractor", "n_scales", 6),
+    ("extractor", "network", "resnet18"),
+    ("extractor", "layers", (3,)),  # AlexNet has one
+    ("extractor", "channels", ()),
+    ("extractor", "channels", (256, 256)),
+    ("extractor", "mean", (0.5,)),
+    ("extractor", "std", (0.5, 0.5, 0.0)),
     ("transforms", "n_transforms", 0),
     ("transforms", "n_transforms", 1025),
     ("transforms", "brightness", -0.1),
@@ -185,6 +191,20 @@ def test_there_are_256_features_per_scale(image_size: int, n_scales: int, n_feat
     assert ExtractorConfig(image_size, n_scales).n_features == n_features
 
 
+@pytest.mark.parametrize("layers", [(), (4, 3), (3, 3), (-1,)])
+def test_layers_of_timm_are_counted_from_the_finest(layers: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"layers = .* is not allowed: expected rising numbers from 0 on"):
+        ExtractorConfig(network="timm:resnet18", layers=layers, channels=(8,) * len(layers))
+
+
+def test_features_are_the_channels_of_all_layers_at_all_scales() -> None:
+    assert ExtractorConfig(network="timm:resnet18", layers=(3, 4), channels=(256, 512)).n_features == 3 * 768
+
+
+def test_a_record_older_than_other_networks_is_of_alexnet() -> None:
+    assert Recipe.from_dict({"extractor": {"image_size": 448, "n_scales": 3}}).extractor == ExtractorConfig()
+
+
 def test_maps_must_divide_the_image() -> None:
     with pytest.raises(ConfigError, match=r"maps\.downsample = 4 is not allowed: expected a divisor of image_size = 63"):
         Recipe(extractor=ExtractorConfig(image_size=63, n_scales=1))
@@ -213,8 +233,8 @@ def test_override_replaces_the_named_values_and_nothing_else() -> None:
 
 
 def test_override_refuses_unknown_keys_and_values_that_do_not_fit_together() -> None:
-    with pytest.raises(ConfigError, match="epoch, layers"):
-        Recipe().override(epoch=3, layers=2, hidden=8)
+    with pytest.raises(ConfigError, match="epoch, depth"):
+        Recipe().override(epoch=3, depth=2, hidden=8)
     with pytest.raises(ConfigError, match="image_size"):
         Recipe().override(n_scales=5, image_size=500)
     with pytest.raises(ConfigError, match=r"maps\.downsample"):

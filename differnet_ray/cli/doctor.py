@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import click
 
+from differnet_ray.config import ALEXNET
 from differnet_ray.errors import EXIT_FAILED, DifferNetError
 
 FREE_BYTES = 5 * 2**30  # a paper-size model takes 0.7 GB, Ray's object store spills to disk
@@ -28,12 +29,13 @@ class Check:
 
 @click.command()
 @click.argument("locations", nargs=-1)
+@click.option("--backbone", metavar="alexnet|timm:NAME", default=ALEXNET, show_default=True, help="As for fit.")
 @click.option("--backbone-weights", metavar="PATH", help="As for fit.")
 @click.pass_context
-def doctor(ctx: click.Context, locations: tuple[str, ...], backbone_weights: str | None) -> None:
+def doctor(ctx: click.Context, locations: tuple[str, ...], backbone: str, backbone_weights: str | None) -> None:
     """Check Python, Ray, GPUs, weights, disk and LOCATIONS; one line each, with the mend."""
     healthy = True
-    for check in check_all(locations, backbone_weights):
+    for check in check_all(locations, backbone, backbone_weights):
         healthy &= check.healthy
         click.echo(
             f"{'ok  ' if check.healthy else 'FAIL'}  {check.name}: {check.found}" + (f" -> {check.mend}" if check.mend else "")
@@ -42,7 +44,7 @@ def doctor(ctx: click.Context, locations: tuple[str, ...], backbone_weights: str
         ctx.exit(EXIT_FAILED)
 
 
-def check_all(locations: Sequence[str], backbone_weights: str | None) -> Iterator[Check]:
+def check_all(locations: Sequence[str], backbone: str, backbone_weights: str | None) -> Iterator[Check]:
     """Runs all checks, cheapest first."""
     from differnet_ray.versions import library_versions
 
@@ -51,7 +53,7 @@ def check_all(locations: Sequence[str], backbone_weights: str | None) -> Iterato
     yield Check("libraries", True, ", ".join(f"{name} {version}" for name, version in versions.items() if name != "python"))
     yield _gpus()
     yield _ray()
-    yield _weights(backbone_weights)
+    yield _weights(backbone, backbone_weights)
     yield _disk("temporary files", tempfile.gettempdir())
     for location in locations:
         yield _location(location)
@@ -78,13 +80,14 @@ def _ray() -> Check:
     return Check("ray", True, f"{address} with {cpus} CPUs and {gpus:g} GPUs")
 
 
-def _weights(source: str | None) -> Check:
+def _weights(network: str, source: str | None) -> Check:
     from differnet_ray.config import ExtractorConfig
-    from differnet_ray.model.extractor import WEIGHTS_VARIABLE, Extractor, load_backbone_weights
+    from differnet_ray.model.extractor import WEIGHTS_VARIABLE, Extractor, load_backbone_weights, with_network
 
     try:
-        weights, name = load_backbone_weights(source)
-        Extractor(ExtractorConfig(), weights)
+        config = with_network(ExtractorConfig(), network)
+        weights, name = load_backbone_weights(source, config)
+        Extractor(config, weights)
     except DifferNetError as error:
         return Check("backbone weights", False, str(error), f"--backbone-weights PATH or {WEIGHTS_VARIABLE}=PATH")
     return Check("backbone weights", True, name)

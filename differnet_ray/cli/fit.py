@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,6 +56,8 @@ def fit(
     models: str,
     categories: tuple[str, ...],
     preset_name: str,
+    backbone: str | None,
+    layers: tuple[int, ...],
     backbone_weights: str | None,
     as_json: bool,
     **options: Any,
@@ -70,7 +72,7 @@ def fit(
     if source is None or (data and manifest):
         raise ConfigError("fit needs --data or --manifest, and not both")
     how = {key: options.pop(key) for key in WORKING_OPTIONS}
-    recipe = preset(preset_name).override(**options)
+    recipe = with_backbone(preset(preset_name).override(**options), backbone, layers)
     given = {key: value for key, value in how.items() if value is not None}
     states = run_fit(source, models, categories, recipe, backbone_weights, **given)
     click.echo(json.dumps(state_records(states), indent=2) if as_json else fit_table(states))
@@ -124,7 +126,7 @@ def run_fit(
 
     if gpus_per_fit is not None and not (0 < gpus_per_fit <= 1 or gpus_per_fit == int(gpus_per_fit) > 0):
         raise ConfigError(f"--gpus-per-fit {gpus_per_fit}: expected a share of at most 1, or a whole number of GPUs")
-    backbone, weights = backbone_of(backbone_weights)
+    backbone, weights = backbone_of(recipe, backbone_weights)
     images = list_images([data], good=good)
     training = select(images, split="train", defect=GOOD)
     for category in categories or [data]:
@@ -195,12 +197,21 @@ def _fit_tasks(states: Mapping[str, CategoryState]) -> dict[str, tuple[int, int,
     return tasks
 
 
-def backbone_of(source: str | None) -> tuple[Backbone, Arrays]:
+def with_backbone(recipe: Recipe, network: str | None, layers: Sequence[int] = ()) -> Recipe:
+    """A recipe with the network that an option names, `alexnet` or `timm:NAME`; None changes nothing."""
+    from differnet_ray.model.extractor import with_network
+
+    if network is None and not layers:
+        return recipe
+    return replace(recipe, extractor=with_network(recipe.extractor, network or recipe.extractor.network, layers))
+
+
+def backbone_of(recipe: Recipe, source: str | None) -> tuple[Backbone, Arrays]:
     """The backbone that a fit begins with; says loudly where it is untrained."""
     from differnet_ray.model.extractor import RANDOM, load_backbone_weights, weights_digest
     from differnet_ray.store.stored_model import Backbone
 
-    weights, name = load_backbone_weights(source)
+    weights, name = load_backbone_weights(source, recipe.extractor)
     pretrained = not name.startswith(RANDOM)
     if not pretrained:
         click.echo(
@@ -208,7 +219,8 @@ def backbone_of(source: str | None) -> tuple[Backbone, Arrays]:
             "ones with --backbone-weights PATH or DIFFERNET_BACKBONE_WEIGHTS.",
             err=True,
         )
-    return Backbone(name, weights_digest(weights), pretrained), {key: tensor.numpy() for key, tensor in weights.items()}
+    backbone = Backbone(name, weights_digest(weights, recipe.extractor.network), pretrained)
+    return backbone, {key: tensor.numpy() for key, tensor in weights.items()}
 
 
 def fit_table(states: Mapping[str, CategoryState]) -> str:

@@ -14,6 +14,7 @@ from differnet_ray.config import AUTO, POSES, PRESETS, GreyRange
 from differnet_ray.errors import ConfigError
 
 Command = Callable[..., Any]
+WEIGHTS_HELP = "Of the backbone (.safetensors, .pth), or the word random; default: what torchvision or timm keep of theirs."
 GROUP_BY_HELP = (
     "Images that belong together, such as pictures of one part: held out, cross-fitted and drawn as a whole. auto: similar "
     "images (default of fit); none: each image alone (of reproduce); an attribute; or a regular expression with a group, "
@@ -72,6 +73,14 @@ def grey_range_of(_: click.Context, __: click.Parameter, value: str | None) -> G
         raise ConfigError(f"--grey-range {value}: expected LOW:HIGH, such as 0:4095") from error
 
 
+def layers_of(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Numbers of feature maps; none if not given."""
+    try:
+        return tuple(int(number) for number in value.split(",")) if value else ()
+    except ValueError as error:
+        raise ConfigError(f"--layers {value}: expected numbers of feature maps, such as 3,4") from error
+
+
 def versions_of(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
     """Category to version."""
     pairs = [value.partition("=")[::2] for value in values]
@@ -108,7 +117,9 @@ def recipe_options(verb: Command) -> Command:
     """The options that a recipe is made from, beside its preset."""
     for option in reversed(
         [
-            click.option("--backbone-weights", metavar="PATH", help="AlexNet (.safetensors, .pth), or the word random."),
+            click.option("--backbone", metavar="alexnet|timm:NAME", help="Network that features are from; default: alexnet."),
+            click.option("--layers", callback=layers_of, metavar="N,N", help="Its feature maps, of timm:NAME; -1: the last."),
+            click.option("--backbone-weights", metavar="PATH", help=WEIGHTS_HELP),
             click.option("--epochs", type=int, help="Instead of the preset's."),
             click.option("--learning-rate", type=float, help="Of Adam."),
             click.option("--transforms", "n_transforms", type=int, help="T: transforms that a score is the mean of."),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from differnet_ray.cli.fit import backbone_of
+from differnet_ray.cli.fit import backbone_of, with_backbone
 from differnet_ray.cli.options import CATEGORIES, CONFIG, DATA, GOOD_NAMES, OUTPUT, preset_option, recipe_options
 from differnet_ray.config import AUTO, POSES, Recipe, preset
 from differnet_ray.errors import EXIT_FAILED, ConfigError
@@ -36,11 +36,13 @@ def reproduce(
     good: tuple[str, ...],
     n_seeds: int,
     preset_name: str,
+    backbone: str | None,
+    layers: tuple[int, ...],
     backbone_weights: str | None,
     **changes: Any,
 ) -> None:
     """Re-run a table or figure of the paper on a data set in MVTec AD layout; run again, it goes on where it was."""
-    recipe = published_recipe(experiment, preset(preset_name)).override(**changes)
+    recipe = with_backbone(published_recipe(experiment, preset(preset_name)).override(**changes), backbone, layers)
     if recipe.transforms.pose == AUTO:
         raise ConfigError(f"--pose {AUTO}: an experiment has one pose for all its fits: expected {', '.join(POSES)}")
     text, complete = run_reproduce(experiment, data, output, categories, recipe, backbone_weights, n_seeds, good=good)
@@ -71,7 +73,7 @@ def run_reproduce(
     from differnet_ray.storage.files import check_writable
     from differnet_ray.storage.locations import canonical
 
-    backbone, weights = backbone_of(backbone_weights)
+    backbone, weights = backbone_of(recipe, backbone_weights)
     images = list_images([data], good=good)
     _check_categories(categories, images.categories, data)
     listing = select(images, categories=categories)

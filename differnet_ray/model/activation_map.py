@@ -1,6 +1,6 @@
-"""Activation maps: which cells of the last convolution the loss comes from. They take no pass through the network.
+"""Activation maps: which cells of the feature maps the loss comes from. They take no pass through the network.
 
-Legend: T transforms, S scales, C channels, n x n cells of a scale, H x W pixels, d the downsampling of a stored map.
+Legend: T transforms, S scales, C channels, n x n cells of a feature map, H x W pixels, d the downsampling of a stored map.
 
 A cell's value is the sum over channels of a * dL/da, a the activations before their pooling and L the loss of eq. 4: by how
 much the loss would change, to first order, without the cell (HiResCAM: Draelos and Carin 2020, arXiv 2011.08891). Between a
@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from differnet_ray.config import MapConfig
+from differnet_ray.model.cells import Cells
 from differnet_ray.model.differnet import Activations, DifferNet
 from differnet_ray.model.flow import nll
 from differnet_ray.model.gradient_map import gradient_map
 from differnet_ray.model.transforms import TransformSet
-
-FIRST, STEP = 15, 16  # AlexNet: cell i of the last convolution looks at pixels around FIRST + STEP * i
 
 
 def map_of(model: DifferNet, image: Tensor, config: MapConfig) -> Tensor:
@@ -59,14 +58,15 @@ def activation_map(model: DifferNet, activations: Activations, config: MapConfig
     parts, start = [], 0
     for chunk in contributions(model, activations):
         stop = start + len(chunk[0])
-        parts.append(turned_back(chunk, model.transforms.slice(start, stop), size, size // config.downsample))
+        turns, side = model.transforms.slice(start, stop), size // config.downsample
+        parts.append(turned_back(chunk, turns, size, side, model.extractor.cells))
         start = stop
     total, shown = (torch.stack(sums).sum(dim=0) for sums in zip(*parts, strict=True))
     return total / shown.clamp_min(1)
 
 
 def contributions(model: DifferNet, activations: Activations) -> Activations:
-    """n^2 times the sum over channels of a * dL/da: chunk by chunk and scale by scale (B, n, n).
+    """n^2 times the sum over channels of a * dL/da: chunk by chunk and map by map (B, n, n).
 
     L is the loss of each copy; where features are pooled T times that of the image, of which each copy is one T-th.
     """
@@ -79,30 +79,29 @@ def contributions(model: DifferNet, activations: Activations) -> Activations:
 
 
 def turned_back(
-    cells: Sequence[Tensor], transforms: TransformSet, size: int, side: int, first: int = FIRST, step: int = STEP
+    maps: Sequence[Tensor], transforms: TransformSet, size: int, side: int, cells: Sequence[Cells]
 ) -> tuple[Tensor, Tensor]:
     """Cells of the rotated copies in the frame of their image, bilinear between the centres of cells.
 
     Args:
-        cells: S arrays, float32 (T, n, n), scale 0 first.
+        maps: arrays of cells, float32 (T, n, n), of each scale and layer.
         transforms: T transforms.
         size: H, pixels a side of the image.
         side: pixels a side of the result.
-        first: the pixel of its scale that cell 0 lies at.
-        step: pixels of its scale between cells.
+        cells: where those of each array lie.
 
     Returns:
-        float32 (side, side): the sum over the copies that show a pixel, and scales; and how many copies show it.
+        float32 (side, side): the sum over the copies that show a pixel, and maps; and how many copies show it.
     """
-    device = cells[0].device
+    device = maps[0].device
     angle = torch.tensor(transforms.angles, dtype=torch.float64, device=device)[:, None, None]
     centred = (torch.arange(side, dtype=torch.float64, device=device) + 0.5) * (size / side) - size / 2
     y, x = centred[:, None], centred[None, :]
     turned = torch.stack([torch.cos(angle) * x + torch.sin(angle) * y, torch.cos(angle) * y - torch.sin(angle) * x], dim=-1)
     pixel, visible = turned + size / 2 - 0.5, (turned.abs() <= size / 2).all(dim=-1)
     total = torch.zeros(side, side, device=device)
-    for s, of_scale in enumerate(cells):
-        grid = 2 * (pixel / 2**s - first) / step / (of_scale.shape[-1] - 1) - 1
-        found = grid_sample(of_scale[:, None], grid.to(of_scale.dtype), padding_mode="border", align_corners=True)[:, 0]
+    for of_map, (first, step) in zip(maps, cells, strict=True):
+        grid = 2 * (pixel - first) / step / (of_map.shape[-1] - 1) - 1
+        found = grid_sample(of_map[:, None], grid.to(of_map.dtype), padding_mode="border", align_corners=True)[:, 0]
         total += (found * visible).sum(dim=0)
     return total, visible.sum(dim=0)

@@ -23,7 +23,7 @@ from differnet_ray.model.transforms import TransformSet, apply_transforms, sampl
 
 T = TypeVar("T")
 Activations = list[list[Tensor]]
-"""Of an image, chunk by chunk of its T copies: S arrays, float32 (B, 256, n_s, n_s), as `Extractor.activations`."""
+"""Of an image, chunk by chunk of its T copies: arrays of each scale and layer, as `Extractor.activations`."""
 logger = logging.getLogger(__name__)
 
 

@@ -61,7 +61,7 @@ class FixedPermutation(InvertibleModule):  # type: ignore[misc]
 class Flow(nn.Module):
     """f_NF: y -> z with its log determinant, and back.
 
-    Where the config has a power below 1, features must not be negative (those of AlexNet, after its ReLU, are not).
+    Where the config has a power below 1, features must not be negative (pooled activations are not).
 
     Args:
         n_features: D.

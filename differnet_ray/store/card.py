@@ -32,7 +32,7 @@ def _rows(record: Mapping[str, Any]) -> dict[str, str]:
         "data": ", ".join(lineage["data"]),
         "good images": f"{lineage['n_fitted']} fitted, {lineage['n_held_out']} held out, {len(lineage['skipped'])} skipped",
         **_groups(lineage, recipe["calibration"]),
-        "backbone": f"{record['backbone']['name']}, {extractor['n_scales']} scales from {extractor['image_size']} pixels",
+        "backbone": _backbone(record["backbone"]["name"], extractor),
         "flow": _flow(recipe["flow"]),
         "fit": f"{_count(len(losses), 'epoch')}, seed {recipe['fit']['seed']}, {fits} on {lineage['device']}{memory}",
         "loss": loss,
@@ -60,6 +60,13 @@ def _groups(lineage: Mapping[str, Any], calibration: Mapping[str, Any]) -> dict[
         "groups": f"{lineage['n_groups']}, by --group-by {calibration['group_by']}",
         "unseen images": f"{near}; near duplicates have under 0.9",
     }
+
+
+def _backbone(name: str, extractor: Mapping[str, Any]) -> str:
+    """Weights, scales, and of a network of timm's its name and layers; records older than those are of AlexNet."""
+    scales = f"{_count(extractor['n_scales'], 'scale')} from {extractor['image_size']} pixels"
+    layers = ", ".join(map(str, extractor.get("layers", ())))
+    return f"{name}, {scales}" if not layers else f"{name}, layers {layers} of {extractor['network']}, {scales}"
 
 
 def _flow(flow: Mapping[str, Any]) -> str:

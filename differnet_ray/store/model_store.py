@@ -232,7 +232,11 @@ def same_scores(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two records give every image the same score: they differ in how scores are decided, and mapped, at most."""
     kinds = [
         (
-            {name: section for name, section in record["recipe"].items() if name not in ("calibration", "maps")},
+            {
+                name: part
+                for name, part in vars(Recipe.from_dict(record["recipe"])).items()
+                if name not in ("calibration", "maps")
+            },
             record["transforms"],
             record["backbone"],
             record["files"][FLOW],

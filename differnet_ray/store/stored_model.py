@@ -20,8 +20,9 @@ class Backbone:
     """The extractor that a model was fitted on.
 
     Attributes:
-        name: where its weights came from: `alexnet-imagenet1k-v1`, a file's name or `random-seed0`.
-        digest: SHA-256 of its weights.
+        name: where its weights came from: `alexnet-imagenet1k-v1`, a file's name or `random-seed0`. The network itself is
+            named by the recipe.
+        digest: SHA-256 of its weights, and of the network's name where that is not AlexNet.
         pretrained: false for random weights.
     """
 

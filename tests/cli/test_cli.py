@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 from click.testing import CliRunner, Result
 
@@ -79,6 +80,10 @@ def test_an_unwritable_output_is_refused(fit_options: list[object], tmp_path: Pa
         ("--grey-range", "0:white", ["--grey-range 0:white", "LOW:HIGH"]),
         ("--grey-range", "4095:0", ["grey_range = (4095.0, 0.0)", "LOW < HIGH"]),
         ("--preset", "slow", ["paper", "pooled"]),
+        ("--backbone", "resnet18", ["network = 'resnet18'", "alexnet", "timm:NAME"]),
+        ("--backbone", "timm:resnet1888", ["no network 'resnet1888'", "timm"]),
+        ("--layers", "3,last", ["--layers 3,last", "such as 3,4"]),
+        ("--layers", "3,4", ["layers = (3, 4)", "of timm:NAME"]),
     ],
 )
 def test_values_out_of_range_are_refused(fit_options: list[object], option: str, value: str, words: list[str]) -> None:
@@ -95,6 +100,16 @@ def test_weights_of_the_wrong_kind_are_refused(fit_options: list[object], tmp_pa
     (tmp_path / "w.safetensors").write_bytes(b"no tensors")
     refused(run(*fit_options, "--backbone-weights", tmp_path / "w.safetensors"), "w.safetensors", "not readable as weights")
     refused(run(*fit_options, "--backbone-weights", tmp_path / "none.pth"), "none.pth", "no such file")
+
+
+def test_a_backbone_without_weights_says_how_to_get_them(
+    fit_options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    without = [option for option in fit_options if option not in ("--backbone-weights", "random")]
+    refused(run(*without, "--backbone", "timm:test_resnet"), "no pretrained weights on this machine", "--backbone-weights PATH")
+    assert not (tmp_path / "models").exists()
 
 
 def test_an_unknown_option_in_a_config_file_is_refused_with_the_valid_ones(fit_options: list[object], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from differnet_ray.config import ExtractorConfig, FitConfig, FlowConfig, MapConfig, TransformConfig
-from differnet_ray.model.activation_map import FIRST, STEP, activation_map, contributions, map_of
+from differnet_ray.model.activation_map import activation_map, contributions, map_of
 from differnet_ray.model.differnet import Activations, DifferNet
 from differnet_ray.model.extractor import CHUNK, Extractor
 from differnet_ray.model.fitting import FeatureBank, fit
@@ -87,15 +87,6 @@ def test_contributions_add_up_to_the_part_of_the_loss_that_is_linear_in_the_feat
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_cells_lie_where_the_layers_put_them(tiny_extractor: Extractor) -> None:
-    first, step = 0.0, 1
-    for layer in list(tiny_extractor.layers)[:-1]:
-        if hasattr(layer, "kernel_size"):
-            kernel, stride, padding = (np.ravel(getattr(layer, key))[0] for key in ("kernel_size", "stride", "padding"))
-            first, step = first + ((kernel - 1) / 2 - padding) * step, step * stride
-    assert (first, step) == (FIRST, STEP)
-
-
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_map_turns_with_its_image_where_the_transforms_are_quarter_turns(two_scales: Extractor, turns: int) -> None:
     net, config = net_of(two_scales, QUARTERS), MapConfig(downsample=4)
@@ -116,10 +107,10 @@ def test_cells_of_turned_copies_are_put_back_where_they_came_from(two_scales: Ex
     for copy, angle in enumerate(transforms.angles):
         row, column = math.cos(angle) * y - math.sin(angle) * x + 64, math.cos(angle) * x + math.sin(angle) * y + 64
         for s, cells in enumerate(chunk):
-            cells[copy, :, *(round((value / 2**s - FIRST) / STEP) for value in (row, column))] = 1
+            cells[copy, :, *(round((value / 2**s - 15) / 16) for value in (row, column))] = 1
     found = activation_map(net, [chunk], MapConfig(downsample=1))
     peak = np.unravel_index(found.argmax().item(), found.shape)
-    assert math.dist(peak, place) < STEP / 2
+    assert math.dist(peak, place) < 8
 
 
 def test_a_pixel_is_averaged_over_the_rotations_that_show_it(two_scales: Extractor) -> None:
@@ -168,4 +159,4 @@ def test_a_planted_square_draws_the_peak_of_the_map(two_scales: Extractor, place
     bad[row : row + 16, column : column + 16] = 255
     found = map_of(net, bad, MapConfig(downsample=1))
     peak = np.unravel_index(found.argmax().item(), found.shape)
-    assert math.dist(peak, (row + 7.5, column + 7.5)) < 2 * STEP  # cells of random weights, and coarse ones
+    assert math.dist(peak, (row + 7.5, column + 7.5)) < 32  # cells of random weights, and coarse ones

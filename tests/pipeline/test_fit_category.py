@@ -21,18 +21,21 @@ from differnet_ray.archives.images import decode
 from differnet_ray.archives.manifest import list_images, select
 from differnet_ray.config import Recipe
 from differnet_ray.errors import FitError, StorageError
-from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest
+from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest, with_network
 from differnet_ray.model.fitting import FeatureBank, fit
 from differnet_ray.model.flow import Flow
 from differnet_ray.model.groups import split_folds, split_holdout
-from differnet_ray.model.scoring import ImageScore
+from differnet_ray.model.scoring import ImageScore, score_image
 from differnet_ray.model.transforms import TransformSet, fixed_transforms
 from differnet_ray.pipeline import fit_category as fit_category_module
 from differnet_ray.pipeline import fit_flows
 from differnet_ray.pipeline.fit_category import FitJob, fit_category
 from differnet_ray.pipeline.fit_flows import Effort
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
+from differnet_ray.pipeline.stages import LoadedModels
+from differnet_ray.storage.files import read_bytes
 from differnet_ray.storage.locations import canonical
+from differnet_ray.store.card import card
 from differnet_ray.store.model_store import ModelStore
 from differnet_ray.store.stored_model import Backbone, StoredModel
 
@@ -90,6 +93,30 @@ def run(job: Callable[[Recipe], FitJob]) -> Run:
         return result, ModelStore(now.models).load("lid", result.version)
 
     return run
+
+
+def test_a_model_on_a_network_of_timm_scores_from_the_store_alone(
+    job: Callable[[Recipe], FitJob], tiny_recipe: Recipe, good: Path
+) -> None:
+    """Fitted, published and loaded; what scores it has no weights but those of the store."""
+    of = with_network(replace(tiny_recipe.extractor, image_size=128), "timm:test_efficientnet", (1, 3))
+    weights, name = load_backbone_weights("random", of)
+    now = replace(
+        job(replace(tiny_recipe, extractor=of)),
+        backbone=Backbone(name, weights_digest(weights, of.network), pretrained=False),
+        weights={key: value.numpy() for key, value in weights.items()},
+    )
+    result = fit_category(now, "lid", "cpu", Effort(checkpoint_seconds=0, on_progress=lambda p: None))
+    stored = ModelStore(now.models).load("lid", result.version)
+    assert stored.recipe.extractor == of
+    assert stored.backbone.file == f"random-seed0-test_efficientnet-{stored.backbone.digest[:16]}.safetensors"
+    assert stored.lineage.n_held_out > 0
+    net = LoadedModels(now.models, {"lid": result.version}, "cpu")["lid"].net
+    uris, expected = stored.calibration["uri"].to_pylist(), calibration_scores(stored)
+    pixels = [decode(read_bytes(uri), size=128).pixels for uri in uris]
+    found = [score_image(net, torch.from_numpy(image)).anomaly_score for image in pixels]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert "layers 1, 3 of timm:test_efficientnet, 1 scale from 128 pixels" in card(ModelStore(now.models).record("lid"))
 
 
 def names(model: StoredModel) -> list[str]:

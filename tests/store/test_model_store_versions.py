@@ -14,7 +14,7 @@ from stored_models import PARTS, a_model, assert_same, folder, stored
 from differnet_ray.errors import ConfigError, ModelStoreError
 from differnet_ray.store import model_store
 from differnet_ray.store.card import card
-from differnet_ray.store.model_store import ModelStore
+from differnet_ray.store.model_store import ModelStore, same_scores
 from differnet_ray.store.stored_model import Lineage, StoredModel
 
 FIRST, SECOND = datetime(2026, 1, 31, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
@@ -32,6 +32,8 @@ def make_older(store: ModelStore, version: str) -> None:
     record = json.loads(path.read_text())
     for name in ADDED:
         del record["lineage"][name]
+    for name in ("network", "layers", "channels", "mean", "std"):
+        del record["recipe"]["extractor"][name]
     del record["curves"], record["decision"]["n_groups"], record["recipe"]["calibration"]["group_by"]
     record["digest"] = model_store._digest(record)
     path.write_text(json.dumps(record))
@@ -249,3 +251,13 @@ def test_all_of_the_lineage_comes_back(store: ModelStore) -> None:
     lineage: Lineage = replace(a_model().lineage, resumed=(3, 7), notes=("one", "two"), test=None, peak_memory=7)
     store.publish(a_model(lineage=lineage))
     assert store.load("screw").lineage == lineage
+
+
+def test_a_record_older_than_other_networks_scores_as_a_newer_one_of_alexnet(store: ModelStore) -> None:
+    store.publish(a_model())
+    record = store.record("screw")
+    extractor = {key: record["recipe"]["extractor"][key] for key in ("image_size", "n_scales")}
+    older = record | {"recipe": record["recipe"] | {"extractor": extractor}}
+    assert same_scores(older, record)
+    smaller = older | {"recipe": older["recipe"] | {"extractor": extractor | {"image_size": 256}}}
+    assert not same_scores(smaller, record)

@@ -13,13 +13,13 @@ from differnet_ray.archives.fetch import decoded_image
 from differnet_ray.archives.manifest import list_images, select
 from differnet_ray.cli.demo.archive import make_archive
 from differnet_ray.cli.evaluate import metrics_table
-from differnet_ray.cli.fit import fit_table, run_fit
+from differnet_ray.cli.fit import fit_table, run_fit, with_backbone
 from differnet_ray.cli.score import run_score, run_table
 from differnet_ray.cli.text_table import table
-from differnet_ray.config import ImageForm, preset
+from differnet_ray.config import ALEXNET, ExtractorConfig, ImageForm, preset
 from differnet_ray.distributed.resources import cluster
 from differnet_ray.errors import ConfigError, WeightsError
-from differnet_ray.model.extractor import RANDOM, load_backbone_weights
+from differnet_ray.model.extractor import RANDOM, load_backbone_weights, with_network
 from differnet_ray.report.evaluation import evaluate_scores, maps_of
 from differnet_ray.report.run_report import write_run_report
 from differnet_ray.results.overlay import overlay
@@ -28,6 +28,7 @@ from differnet_ray.storage.files import delete
 from differnet_ray.storage.locations import canonical
 from differnet_ray.tables import SCORES
 
+SMALL_NETWORK = "timm:tf_efficientnet_lite0"  # its weights come as a package, in the extra `demo`
 MARKER = ".differnet-ray-demo"
 GOOD_IMAGES = 60  # per category: a third of them calibrates a threshold of 5 %, which takes 19
 WORST = 3  # images per category that get an overlay
@@ -67,7 +68,8 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
     with cluster():
         click.secho("2. Fit a flow per category on the good images (Ray Train)", bold=True)
         recipe = preset("demo").override(n_transforms=4, n_rotations=2) if fast else preset("demo")
-        weights = backbone_weights or _weights_at_hand()
+        network, weights = (ALEXNET, backbone_weights) if backbone_weights else _backbone_at_hand()
+        recipe = with_backbone(recipe, network)
         if weights == RANDOM:  # what an untrained last layer answers to is not where a defect is: docs/benchmarks.md
             recipe = recipe.override(map_kind="gradient")
         click.echo(fit_table(run_fit(archive, models, (), recipe, weights)) + "\n")
@@ -97,14 +99,20 @@ def run_demo(folder: Path, *, fast: bool, backbone_weights: str | None) -> None:
     click.echo(f"\nDone in {time.monotonic() - began:.0f} s. Everything is in {folder}.")
 
 
-def _weights_at_hand() -> str | None:
+def _backbone_at_hand() -> tuple[str, str | None]:
+    """Network and weights, as for `fit`: AlexNet's, else those that the extra `demo` installs, else random ones."""
     try:
         load_backbone_weights(None)
+        return ALEXNET, None
     except WeightsError as error:
         why = getattr(error.__cause__, "reason", error.__cause__) or error
+    try:
+        load_backbone_weights(None, with_network(ExtractorConfig(), SMALL_NETWORK))
+    except WeightsError:
         click.echo(f"   no pretrained weights could be had ({why}): the demo goes on with random ones", err=True)
-        return RANDOM
-    return None
+        return ALEXNET, RANDOM
+    click.echo(f"   no weights of AlexNet could be had ({why}): the demo goes on with {SMALL_NETWORK}", err=True)
+    return SMALL_NETWORK, None
 
 
 def _write_overlays(output: str, folder: Path) -> list[Path]:
