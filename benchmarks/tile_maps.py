@@ -14,14 +14,15 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
@@ -29,13 +30,13 @@ from benchmarks import tiles
 from benchmarks.tile_split import numbers_of, tiles_of
 from differnet_ray.archives.images import decode
 from differnet_ray.archives.manifest import defects
-from differnet_ray.archives.masks import mask_uri, read_mask
+from differnet_ray.archives.masks import mask_uris, read_mask
 from differnet_ray.config import MapConfig, TransformConfig, preset
+from differnet_ray.labels import GOOD
 from differnet_ray.model.activation_map import activation_map, turned_back
 from differnet_ray.model.differnet import DifferNet, exact_convolutions, transformed_features
 from differnet_ray.model.flow import Flow, nll
 from differnet_ray.model.gradient_map import gradient_map
-from differnet_ray.model.metrics import GOOD
 from differnet_ray.model.pixel_metrics import aupro, pixel_auroc
 from differnet_ray.model.scoring import score_features
 from differnet_ray.model.transforms import TransformSet, apply_transforms, fixed_transforms
@@ -93,10 +94,10 @@ def _pixels(uri: str) -> npt.NDArray[np.uint8]:
 
 
 def _mask(uri: str, kind: str) -> npt.NDArray[np.bool_]:
-    return np.zeros((PIXELS, PIXELS), np.bool_) if kind == GOOD else read_mask(str(mask_uri(uri)), PIXELS)
+    return np.zeros((PIXELS, PIXELS), np.bool_) if kind == GOOD else read_mask(mask_uris(uri), PIXELS)
 
 
-def _net(name: str, folder: Path, uris: Sequence[str]) -> DifferNet:
+def _net(name: str, folder: Path, uris: Iterable[str]) -> DifferNet:
     recipe = preset("pooled")
     extractor, of_set = tiles.extractor(recipe), fixed_transforms(TransformConfig(8))
     if name == "quarter":
@@ -110,18 +111,17 @@ def _net(name: str, folder: Path, uris: Sequence[str]) -> DifferNet:
     return DifferNet(extractor, flow, of_set, pooled=True).requires_grad_(False).to(extractor.mean.device)
 
 
-def _maps(net: DifferNet, folder: Path, uris: Sequence[str], *, layers: bool) -> list[Maps]:
+def _maps(net: DifferNet, folder: Path, uris: Iterable[str], *, layers: bool) -> list[Maps]:
     """The maps of each image, from the folder where they are there."""
-    found = []
+    found: list[Maps] = []
     for uri in uris:
-        stored = folder / f"{Path(uri).stem}.npz"
+        stored = folder / f"{Path(uri).stem}.pt"
         if not stored.exists():
             image = torch.from_numpy(_pixels(uri))
             eq7 = gradient_map(net, image, MapConfig(n_rotations=len(net.transforms)))
             maps = {"eq. 7": eq7, **dict(_activation_maps(net, image, layers=layers))}
-            np.savez(stored, **{key: value.cpu().numpy() for key, value in maps.items()})
-        with np.load(stored) as arrays:
-            found.append({key: torch.from_numpy(arrays[key]) for key in arrays.files})
+            torch.save({key: value.cpu() for key, value in maps.items()}, stored)
+        found.append(torch.load(stored, weights_only=True))
     return found
 
 
@@ -131,13 +131,14 @@ def _activation_maps(net: DifferNet, image: Tensor, *, layers: bool) -> Iterator
     if not layers:
         return
     size, extractor, of_set = len(image), net.extractor, net.transforms
+    layers_of = cast(nn.Sequential, extractor.layers)
     x = extractor.normalize(apply_transforms(image.to(net.positions.device), of_set, net.positions))
     with torch.enable_grad(), exact_convolutions():
         cells: dict[str, list[Tensor]] = {layer: [] for layer in LAYERS}
         for s in range(extractor.config.n_scales):
             a, first = x[..., :: 2**s, :: 2**s].contiguous(memory_format=torch.channels_last), 0
             for layer, (last, _, _) in LAYERS.items():
-                a = extractor.layers[first:last](a)
+                a = layers_of[first:last](a)
                 cells[layer].append(a if a.requires_grad else a.requires_grad_())
                 first, a = last, cells[layer][-1]
         loss = len(x) * nll(*net.latent(extractor.pool(cells["conv5"]))).mean()
@@ -198,12 +199,12 @@ def _times(net: DifferNet, image: Tensor) -> None:
         began.append(time.process_time())
         gradient_map(net, image, MapConfig(n_rotations=len(net.transforms)))
         began.append(time.process_time())
-        for key, spent in zip(seconds, np.diff(began), strict=True):
-            seconds[key].append(float(spent))
-    score = np.median(seconds["score"])
+        for key, took in zip(seconds, np.diff(began), strict=True):
+            seconds[key].append(float(took))
+    of_score = float(np.median(seconds["score"]))
     print("\n| what | seconds of a core | share of the score |\n|---|---|---|")
     for key, spent in seconds.items():
-        print(f"| {key} | {np.median(spent):.3f} | {np.median(spent) / score:.2f} |")
+        print(f"| {key} | {np.median(spent):.3f} | {np.median(spent) / of_score:.2f} |")
 
 
 if __name__ == "__main__":
