@@ -21,7 +21,7 @@ LIMITS = Limits()
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-def _shown(name: str, kind: click.ParamType, default: float, what: str) -> Callable[[Command], Command]:
+def _shown(name: str, kind: click.ParamType[Any], default: float, what: str) -> Callable[[Command], Command]:
     return click.option(name, type=kind, default=default, show_default=True, help=what)
 
 
@@ -93,16 +93,16 @@ def serve_job(
     body_seconds: float,
     idle_seconds: float,
     cors: tuple[str, ...],
-    size: tuple[int, float] = (4, 0),
+    size: tuple[int, float] | None = None,
 ) -> ServeJob:
-    """What the options say, for a cluster of so many CPUs and GPUs."""
+    """What the options say, for a cluster of so many CPUs and GPUs; None: of four CPUs for each replica."""
     from differnet_ray.distributed.serve import ServeJob, plan_serve
     from differnet_ray.storage.locations import canonical
 
     return ServeJob(
         models=canonical(models),
         pinned=dict(versions),
-        plan=plan_serve(*size, replicas, gpus_per_replica, threads),
+        plan=plan_serve(*(size or (4 * (replicas or (1, 1))[1], 0)), replicas, gpus_per_replica, threads),
         limits=Limits(
             image_bytes=int(max_image_mb * MIB),
             pixels=max_pixels,
