@@ -47,6 +47,7 @@ ROOMS = {  # the modules of the package that a room may import
     STORE: (*FLOOR, TABLES, STORAGE, STORE),
     RESULTS: (*FLOOR, TABLES, STORAGE, RESULTS),
     PIPELINE: (*FLOOR, TABLES, MODEL, *DATA_ROOMS, "differnet_ray.versions", "differnet_ray.__version__", PIPELINE, CURVES),
+    "differnet_ray.client": ("differnet_ray.errors", "differnet_ray.queries"),
     ONLINE: (*FLOOR, TABLES, STORAGE, STORE, "differnet_ray.__version__", ONLINE),
     "differnet_ray.experiments": (
         *FLOOR,
@@ -69,13 +70,14 @@ FORBIDDEN = {  # what must not be in sys.modules once a room and those before it
     RESULTS: ("ray", "torch", MODEL, "differnet_ray.distributed"),
     MODEL: ("ray", "pyarrow", "matplotlib", *DATA_ROOMS, "differnet_ray.distributed"),
     PIPELINE: ("ray", "differnet_ray.distributed"),
+    "differnet_ray.client": ("ray", "torch", "numpy", "pyarrow", "fastapi", ONLINE),
     ONLINE: ("ray", "torch", "matplotlib", MODEL, RESULTS, PIPELINE, "differnet_ray.distributed"),
     "differnet_ray.experiments": ("ray", "sklearn", "differnet_ray.distributed"),
 }
 INTERPRETERS = [  # torch is slow to import: the numeric room and the bridge share an interpreter, in this order
     ["differnet_ray.config", "differnet_ray.cli"],
     [STORAGE, ARCHIVES, STORE, RESULTS],
-    [ONLINE],
+    ["differnet_ray.client", ONLINE],
     [MODEL, PIPELINE, "differnet_ray.experiments"],
 ]
 

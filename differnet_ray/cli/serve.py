@@ -99,10 +99,11 @@ def serve_job(
     from differnet_ray.distributed.serve import ServeJob, plan_serve
     from differnet_ray.storage.locations import canonical
 
+    cores, gpus = size or (4 * (replicas or (1, 1))[1], 0)
     return ServeJob(
         models=canonical(models),
         pinned=dict(versions),
-        plan=plan_serve(*(size or (4 * (replicas or (1, 1))[1], 0)), replicas, gpus_per_replica, threads),
+        plan=plan_serve(cores, gpus, replicas, gpus_per_replica, threads),
         limits=Limits(
             image_bytes=int(max_image_mb * MIB),
             pixels=max_pixels,

@@ -32,7 +32,7 @@ class Scorer:
         values = ServeJob.from_dict(job)
         threads, limits = values.plan.threads, values.limits
         cache = ModelCache(values.models, best_device(), values.memory)
-        replica = serve.get_replica_context().replica_id.unique_id
+        replica = f"{serve.get_replica_context().replica_id.unique_id}-{os.getpid()}"
         self._models = ServedModels(cache, values.pinned, values.look_seconds, replica)
         decoders = Decoders(threads, max_bytes=limits.image_bytes, max_pixels=limits.pixels, seconds=limits.decode_seconds)
         self._answer = ScoreQuery(self._models, decoders)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from online_models import LocalScorer, fit_models, local_scorer
+from online_models import LocalScorer, local_scorer, publish_another
 from online_server import Served, served, wait_for
 
-from differnet_ray.config import Recipe
 from differnet_ray.online.options import Options
 from differnet_ray.pipeline.loaded_models import ModelCache
 from differnet_ray.store.model_store import ModelStore
@@ -19,20 +18,12 @@ from differnet_ray.store.model_store import ModelStore
 PNG = {"Content-Type": "image/png"}
 
 
-@pytest.fixture(scope="module")
-def two_versions(factory: Path, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose categories have two versions each."""
-    folder = tmp_path_factory.mktemp("versions") / "models"
-    fit_models(factory, tiny_recipe, folder)
-    fit_models(factory, tiny_recipe, folder, seed=1)
-    return folder
-
-
 @pytest.fixture
-def models(two_versions: Path, tmp_path: Path) -> Path:
-    """A copy of it, with the older version of each in use."""
-    shutil.copytree(two_versions, tmp_path / "models")
+def models(online_models: str, tmp_path: Path) -> Path:
+    """A store whose categories have two versions each, with the older one in use."""
+    shutil.copytree(online_models.removeprefix("file://"), tmp_path / "models")
     store = ModelStore(f"file://{tmp_path / 'models'}")
+    publish_another(store.uri)
     for category in store.categories():
         store.promote(category, store.versions(category)[0])
     return tmp_path / "models"

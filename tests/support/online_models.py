@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from differnet_ray.store.stored_model import Backbone
 KINDS = {"plate": "activation", "lid": "gradient"}
 
 
-def fit_models(factory: Path, recipe: Recipe, models: Path, seed: int = 0) -> str:
+def fit_models(factory: Path, recipe: Recipe, models: Path) -> str:
     """Fits both categories of the small factory, one with maps of each kind; returns the canonical URI of the store."""
     torch.set_num_threads(1)
     weights = load_backbone_weights("random")[0]
@@ -44,7 +45,7 @@ def fit_models(factory: Path, recipe: Recipe, models: Path, seed: int = 0) -> st
             test=select(images, split="test"),
             data=(str(factory),),
             models=canonical(str(models)),
-            recipe=recipe.override(map_kind=kind, seed=seed),
+            recipe=recipe.override(map_kind=kind),
             backbone=Backbone("random", weights_digest(weights), pretrained=False),
             weights={key: value.numpy() for key, value in weights.items()},
             scratch=str(models) + "-scratch",
@@ -54,6 +55,15 @@ def fit_models(factory: Path, recipe: Recipe, models: Path, seed: int = 0) -> st
         )
         fit_category(job, category, "cpu", Effort())
     return canonical(str(models))
+
+
+def publish_another(models: str) -> None:
+    """Puts a second version of each model in use: the same flow, higher thresholds."""
+    store = ModelStore(models)
+    for category in store.categories():
+        model = store.load(category)
+        decision = replace(model.decision, threshold=2 * model.decision.threshold)
+        store.publish(replace(model, decision=decision, version="", digest=""))
 
 
 def staged_rows(images: Path, models: str) -> dict[str, dict[str, Any]]:
