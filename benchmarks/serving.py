@@ -3,8 +3,8 @@
     python -m benchmarks.serving [--seconds 60] [--small 10000] [--models FOLDER --category NAME --images FOLDER]
 
 Starts `differnet-ray serve` on this machine. Without `--models` it fits a model of the preset `fast` with random weights on
-images that it makes: speed does not depend on weights. `--small N` sends N requests to a model of 64 pixels and shows the memory
-of Serve's processes on the way.
+images that it makes: speed does not depend on weights. `--small N` sends N requests to a model of 64 pixels, and shows the
+memory of Serve's processes on the way.
 """
 
 from __future__ import annotations
