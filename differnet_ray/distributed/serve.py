@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import yaml
 from ray import serve
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -32,6 +32,7 @@ from differnet_ray.queries import Answer, ModelsState, Problem, Query
 NAME = "differnet"
 MEMORY = 3 * GIB
 LOGGING = {"enable_access_log": False}  # ours says the same
+CONNECTIONS = 1000  # of an ingress: most of them are refused before they cost anything
 TRIES = 2  # of a query whose scorer died
 RETRY_AFTER = 5
 logger = logging.getLogger(__name__)
@@ -124,8 +125,11 @@ class RemoteScorer:
                     raise Problem(503, "the scorer died; try again", RETRY_AFTER) from error
             except BackPressureError as error:
                 raise Problem(429, "too many images wait to be scored", retry_after=1) from error
+            except RayTaskError:  # a mistake of ours, for the log
+                raise
             except (RayError, RayServeException) as error:
-                raise _unavailable(error) from error
+                logger.error("no scorer: %s", error)
+                raise Problem(503, "no scorer can be reached now", RETRY_AFTER) from error
             else:
                 if isinstance(answer, Problem):
                     raise answer
@@ -137,7 +141,7 @@ class RemoteScorer:
         try:
             state: ModelsState = await self._scorers.state.remote()
         except (RayError, RayServeException) as error:
-            raise _unavailable(error) from error
+            raise Problem(503, "no scorer can be reached now", RETRY_AFTER) from error
         return state
 
 
@@ -146,11 +150,6 @@ def log_with_serve() -> None:
     ours = logging.getLogger(differnet_ray.__name__)
     ours.handlers, ours.propagate = logging.getLogger("ray.serve").handlers, False
     ours.setLevel(logging.INFO)
-
-
-def _unavailable(error: Exception) -> Problem:
-    logger.error("no scorer: %s", error)
-    return Problem(503, "no scorer can be reached now", RETRY_AFTER)
 
 
 def plan_serve(
@@ -187,6 +186,7 @@ def application(args: dict[str, Any]) -> Any:
         Scorer,
         max_ongoing_requests=2 * plan.threads,
         max_queued_requests=plan.replicas[1] * job.limits.queue,
+        graceful_shutdown_timeout_s=job.limits.seconds,
         ray_actor_options={"num_cpus": plan.cpus, "num_gpus": plan.gpus},
         autoscaling_config={
             "min_replicas": plan.replicas[0],
@@ -194,7 +194,13 @@ def application(args: dict[str, Any]) -> Any:
             "target_ongoing_requests": plan.threads,
         },
     )
-    ingress = deployment(serve.ingress()(Ingress), name="Ingress", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
+    ingress = deployment(
+        serve.ingress()(Ingress),
+        name="Ingress",
+        max_ongoing_requests=CONNECTIONS,
+        graceful_shutdown_timeout_s=job.limits.seconds,
+        ray_actor_options={"num_cpus": 0},
+    )
     return ingress.bind(scorer.bind(job.to_dict()), job.to_dict())
 
 

@@ -44,11 +44,15 @@ class Catalogue:
 
     async def follow(self) -> None:
         """Asks the scorers again and again, until it is cancelled."""
+        told = False
         while True:
             try:
                 await self.ask()
+                told = False
             except (Problem, TimeoutError) as error:
-                logger.warning("no scorer says which models are in use: %s", error or type(error).__name__)
+                if not told:
+                    logger.warning("no scorer says which models are in use: %r", error)
+                told = True
             await asyncio.sleep(SECONDS_BETWEEN_QUESTIONS)
 
     async def ask(self) -> None:
