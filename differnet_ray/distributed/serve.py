@@ -214,12 +214,13 @@ def deployment_config(job: ServeJob, host: str, port: int) -> str:
             {
                 "name": NAME,
                 "route_prefix": "/",
+                "logging_config": LOGGING,
                 "import_path": f"{application.__module__}:{application.__name__}",
-                "args": json.loads(json.dumps(job.to_dict())),  # lists for tuples, which YAML has not
+                "args": job.to_dict(),
             }
         ],
     }
-    return str(yaml.safe_dump(config, sort_keys=False))
+    return str(yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))  # lists for tuples; nothing refers to itself
 
 
 @contextmanager
@@ -245,7 +246,7 @@ def serving(job: ServeJob, host: str, port: int) -> Iterator[str]:
             raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another one") from error
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=LOGGING)
     try:
-        serve.run(application(job.to_dict()), name=NAME, route_prefix="/")
+        serve.run(application(job.to_dict()), name=NAME, route_prefix="/", logging_config=LOGGING)
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         serve.delete(NAME)

@@ -71,7 +71,9 @@ def build_app(models: str, scorer: queries.Scorer, options: Options, page: Path 
         with suppress(asyncio.CancelledError):
             await following
 
-    app = FastAPI(title="differnet_ray", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="differnet_ray", version=__version__, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.add_middleware(Requests, metrics=metrics, behind_proxy=options.behind_proxy)
     if options.cors:
         app.add_middleware(
