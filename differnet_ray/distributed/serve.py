@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOL_SOCKET, socket
 from typing import Any, cast
@@ -104,7 +104,12 @@ class Ingress:
         job = self._job
         in_flight = job.plan.replicas[1] * (job.plan.threads + job.limits.queue)
         options = Options(job.limits, in_flight, job.token_file, job.cors, behind_proxy=True)
-        return build_app(job.models, RemoteScorer(self._scorers), options)
+        self._web = build_app(job.models, RemoteScorer(self._scorers), options)
+        return self._web
+
+    async def drain(self) -> None:
+        """Lets no query in any more, and waits until all have their answers: Serve takes scorers and ingress away together."""
+        await self._web.state.admission.close()
 
 
 class RemoteScorer:
@@ -249,5 +254,7 @@ def serving(job: ServeJob, host: str, port: int) -> Iterator[str]:
         serve.run(application(job.to_dict()), name=NAME, route_prefix="/", logging_config=LOGGING)
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
+        with suppress(RayError, RayServeException, TimeoutError):
+            serve.get_app_handle(NAME).drain.remote().result(timeout_s=job.limits.seconds)
         serve.delete(NAME)
         serve.shutdown()
