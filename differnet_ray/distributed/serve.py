@@ -1,6 +1,8 @@
 """The online endpoint on Ray Serve: an ingress that knows no torch, and scorers that share the work.
 
-    proxy -> Ingress (online/app.py) -> Scorer, chosen by who has the category's model -> ScoreQuery (pipeline/)
+    proxy -> Ingress (online/app.py) -> Scorer -> ScoreQuery (pipeline/)
+
+A query goes to the scorer with the least to do; where the models do not all fit in memory, to one that has the category's.
 
 Images are not gathered into batches: one is a batch of its own in the model, so a batch of several would only make the first
 wait for the last. A replica works on as many at a time as it has threads, each by one of them, as the scoring job does.
@@ -33,7 +35,6 @@ NAME = "differnet"
 MEMORY = 3 * GIB
 LOGGING = {"enable_access_log": False}  # ours says the same
 CONNECTIONS = 1000  # of an ingress: most of them are refused before they cost anything
-TRIES = 2  # of a query whose scorer died
 RETRY_AFTER = 5
 logger = logging.getLogger(__name__)
 
@@ -116,35 +117,39 @@ class RemoteScorer:
     """The scorers of Serve, for the web side."""
 
     def __init__(self, scorers: DeploymentHandle[Any]) -> None:
-        self._scorers = scorers
+        self._scorers, self._by_category = scorers, False
 
     async def score(self, query: Query) -> Answer:
         """As `queries.Scorer`; where a scorer dies over a query, another one gets it once more."""
-        to = self._scorers.options(multiplexed_model_id=query.category)
-        for tried in range(1, TRIES + 1):
-            try:
-                answer: Answer | Problem = await to.score.remote(query)
-            except RayActorError as error:
-                logger.warning("a scorer died over an image of %s", query.category)
-                if tried == TRIES:
-                    raise Problem(503, "the scorer died; try again", RETRY_AFTER) from error
-            except BackPressureError as error:
-                raise Problem(429, "too many images wait to be scored", retry_after=1) from error
-            except RayTaskError:  # a mistake of ours, for the log
-                raise
-            except (RayError, RayServeException) as error:
-                logger.error("no scorer: %s", error)
-                raise Problem(503, "no scorer can be reached now", RETRY_AFTER) from error
-            else:
-                if isinstance(answer, Problem):
-                    raise answer
-                return answer
-        raise AssertionError("unreachable")
+        try:
+            return await self._once(query)
+        except RayActorError:
+            logger.warning("a scorer died over an image of %s", query.category)
+        try:
+            return await self._once(query)
+        except RayActorError as error:
+            raise Problem(503, "the scorer died; try again", RETRY_AFTER) from error
+
+    async def _once(self, query: Query) -> Answer:
+        to = self._scorers.options(multiplexed_model_id=query.category) if self._by_category else self._scorers
+        try:
+            answer: Answer | Problem = await to.score.remote(query)
+        except (RayActorError, RayTaskError):  # it died, or made a mistake, which is for the log
+            raise
+        except BackPressureError as error:
+            raise Problem(429, "too many images wait to be scored", retry_after=1) from error
+        except (RayError, RayServeException) as error:
+            logger.error("no scorer: %s", error)
+            raise Problem(503, "no scorer can be reached now", RETRY_AFTER) from error
+        if isinstance(answer, Problem):
+            raise answer
+        return answer
 
     async def state(self) -> ModelsState:
         """As `queries.Scorer`."""
         try:
             state: ModelsState = await self._scorers.state.remote()
+            self._by_category = not state.all_loaded
         except (RayError, RayServeException) as error:
             raise Problem(503, "no scorer can be reached now", RETRY_AFTER) from error
         return state
@@ -189,8 +194,8 @@ def application(args: dict[str, Any]) -> Any:
     plan, deployment = job.plan, cast(Any, serve.deployment)
     scorer = deployment(
         Scorer,
-        max_ongoing_requests=2 * plan.threads,
-        max_queued_requests=plan.replicas[1] * job.limits.queue,
+        max_ongoing_requests=plan.threads + job.limits.queue + 1,  # and one that asks for the state: nothing waits elsewhere
+        max_queued_requests=max(1, job.limits.queue),
         graceful_shutdown_timeout_s=job.limits.seconds,
         ray_actor_options={"num_cpus": plan.cpus, "num_gpus": plan.gpus},
         autoscaling_config={
