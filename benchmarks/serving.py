@@ -93,7 +93,8 @@ def _load(address: str, models: str, category: str, files: list[Path], seconds: 
     print(f"\nAt 8: {at_8 / np.mean(bare):.2f} of the bare loop.")
     answers = asyncio.run(_ask(address, category, contents, OVERLOAD, seconds))
     print(
-        f"\n{OVERLOAD} at a time, those with 429 again after `Retry-After`:\n\n| status | answers | p50, ms | p95 | p99 |\n|---|---|---|---|---|"
+        f"\n{OVERLOAD} at a time, those with 429 again after `Retry-After`:\n\n"
+        "| status | answers | p50, ms | p95 | p99 |\n|---|---|---|---|---|"
     )
     for status, n in sorted(Counter(status for status, _ in answers).items()):
         print(f"| {status} | {n} | {_percentiles(answers, status)} |", flush=True)
