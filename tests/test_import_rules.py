@@ -25,11 +25,12 @@ FLOOR = (  # the standard library only
     "differnet_ray.config",
     "differnet_ray.labels",
     "differnet_ray.threads",
+    "differnet_ray.queries",
 )
 TABLES = "differnet_ray.tables"
 STORAGE, ARCHIVES = "differnet_ray.storage", "differnet_ray.archives"
 STORE, RESULTS = "differnet_ray.store", "differnet_ray.results"
-MODEL, PIPELINE = "differnet_ray.model", "differnet_ray.pipeline"
+MODEL, PIPELINE, ONLINE = "differnet_ray.model", "differnet_ray.pipeline", "differnet_ray.online"
 CURVES = "differnet_ray.report.fit_curves"  # a picture of the fit, beside its model
 DATA_ROOMS = (STORAGE, ARCHIVES, STORE, RESULTS)
 ROOMS = {  # the modules of the package that a room may import
@@ -37,6 +38,7 @@ ROOMS = {  # the modules of the package that a room may import
     "differnet_ray.config": ("differnet_ray.errors",),
     "differnet_ray.labels": (),
     "differnet_ray.threads": (),
+    "differnet_ray.queries": (),
     "differnet_ray.versions": ("differnet_ray.__version__",),
     TABLES: ("differnet_ray.errors",),
     MODEL: (*FLOOR, MODEL),
@@ -45,6 +47,8 @@ ROOMS = {  # the modules of the package that a room may import
     STORE: (*FLOOR, TABLES, STORAGE, STORE),
     RESULTS: (*FLOOR, TABLES, STORAGE, RESULTS),
     PIPELINE: (*FLOOR, TABLES, MODEL, *DATA_ROOMS, "differnet_ray.versions", "differnet_ray.__version__", PIPELINE, CURVES),
+    "differnet_ray.client": ("differnet_ray.errors", "differnet_ray.queries"),
+    ONLINE: (*FLOOR, TABLES, STORAGE, STORE, "differnet_ray.__version__", ONLINE),
     "differnet_ray.experiments": (
         *FLOOR,
         TABLES,
@@ -66,11 +70,14 @@ FORBIDDEN = {  # what must not be in sys.modules once a room and those before it
     RESULTS: ("ray", "torch", MODEL, "differnet_ray.distributed"),
     MODEL: ("ray", "pyarrow", "matplotlib", *DATA_ROOMS, "differnet_ray.distributed"),
     PIPELINE: ("ray", "differnet_ray.distributed"),
+    "differnet_ray.client": ("ray", "torch", "numpy", "pyarrow", "fastapi", ONLINE),
+    ONLINE: ("ray", "torch", "matplotlib", MODEL, RESULTS, PIPELINE, "differnet_ray.distributed"),
     "differnet_ray.experiments": ("ray", "sklearn", "differnet_ray.distributed"),
 }
 INTERPRETERS = [  # torch is slow to import: the numeric room and the bridge share an interpreter, in this order
     ["differnet_ray.config", "differnet_ray.cli"],
     [STORAGE, ARCHIVES, STORE, RESULTS],
+    ["differnet_ray.client", ONLINE],
     [MODEL, PIPELINE, "differnet_ray.experiments"],
 ]
 

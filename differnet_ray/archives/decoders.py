@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from differnet_ray.archives.grey import GreyValues
-from differnet_ray.archives.images import DecodedImage, check_size, decode
+from differnet_ray.archives.images import MAX_BYTES, MAX_PIXELS, DecodedImage, check_size, decode
 from differnet_ray.config import ImageForm
 from differnet_ray.errors import ImageError
 
@@ -33,9 +33,18 @@ SECONDS = 60.0  # for an image, from when a child has it; the largest take a few
 
 
 class Decoders:
-    """A few child processes that decode; a process of this package has one such pool, `DECODERS`."""
+    """A few child processes that decode; jobs share one such pool in each of their processes, `DECODERS`.
 
-    def __init__(self, n: int = CHILDREN) -> None:
+    Args:
+        n: how many.
+        max_bytes, max_pixels: an image of more is refused, as by `images.decode`.
+        seconds: for an image, from when a child has it.
+    """
+
+    def __init__(
+        self, n: int = CHILDREN, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS, seconds: float = SECONDS
+    ) -> None:
+        self._max_bytes, self._max_pixels, self._seconds = max_bytes, max_pixels, seconds
         self._free: queue.LifoQueue[_Child | None] = queue.LifoQueue()
         for _ in range(n):
             self._free.put(None)  # a child to be started
@@ -46,15 +55,17 @@ class Decoders:
         Raises:
             ImageError: as `images.decode`, and with status `failed` where the image killed its decoder or took too long.
         """
-        check_size(len(data))
+        check_size(len(data), self._max_bytes)
         child = self._free.get() or _Child()
         alive = True
         try:
-            return child.decode(data, form)
+            return child.decode(data, form, self._max_pixels, self._seconds)
         except TimeoutError as error:
             alive = False
             child.kill()
-            raise ImageError("failed", f"the image was not decoded within {SECONDS:g} s; its decoder was ended") from error
+            raise ImageError(
+                "failed", f"the image was not decoded within {self._seconds:g} s; its decoder was ended"
+            ) from error
         except (EOFError, OSError) as error:
             alive, exit_code = False, child.end()
             raise ImageError("failed", f"the image killed the process that decoded it (exit code {exit_code})") from error
@@ -71,11 +82,11 @@ class _Child:
         self._process = process
         self.end = weakref.finalize(self, _end, self._pipe, process)  # at the latest when this process ends
 
-    def decode(self, data: bytes, form: ImageForm) -> DecodedImage:
-        self._pipe.send_bytes(json.dumps([form.size, form.grey_range]).encode())
+    def decode(self, data: bytes, form: ImageForm, max_pixels: int, seconds: float) -> DecodedImage:
+        self._pipe.send_bytes(json.dumps([form.size, form.grey_range, max_pixels]).encode())
         self._pipe.send_bytes(data)
         self._pipe.recv_bytes()  # it has the image: a child that is only starting is not late
-        if not self._pipe.poll(SECONDS):
+        if not self._pipe.poll(seconds):
             raise TimeoutError
         answer = json.loads(self._pipe.recv_bytes())
         if "reason" in answer:
@@ -108,12 +119,12 @@ def serve(handle: int) -> None:
     pipe = Connection(handle)
     while True:
         try:
-            (size, grey_range), data = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
+            (size, grey_range, max_pixels), data = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
         except EOFError:
             return
         pipe.send_bytes(b"")
         try:
-            image = decode(data, size=size, grey_range=grey_range and tuple(grey_range))
+            image = decode(data, size=size, grey_range=grey_range and tuple(grey_range), max_pixels=max_pixels)
         except ImageError as error:
             pipe.send_bytes(json.dumps({"status": error.status, "reason": error.reason}).encode())
             continue

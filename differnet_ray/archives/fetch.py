@@ -43,11 +43,21 @@ class FetchImages:
         known = rows.filter(pa.array([form is not None for form in forms], pa.bool_()))
         decoded = decoded_images(known, (form for form in forms if form is not None))
         images = [None if form is None else next(decoded) for form in forms]
-        fetched = [
-            _no_model(category) if image is None else _fetched(image)
-            for category, image in zip(categories, images, strict=True)
-        ]
-        return extend(_with_clipped(rows, [_clipped(image) for image in images]), fetched, FETCHED)
+        return with_pixels(rows, images)
+
+
+def with_pixels(rows: pa.Table, images: Sequence[DecodedImage | DifferNetError | None]) -> pa.Table:
+    """Rows of `tables.MANIFEST` and their images -> the same rows of `tables.FETCHED`.
+
+    Args:
+        rows: what `FetchImages` is called with.
+        images: of each row its image, or why there is none; None where no model is of its category.
+    """
+    fetched = [
+        _no_model(category) if image is None else _fetched(image)
+        for category, image in zip(rows["category"].to_pylist(), images, strict=True)
+    ]
+    return extend(_with_clipped(rows, [_clipped(image) for image in images]), fetched, FETCHED)
 
 
 def _clipped(image: DecodedImage | DifferNetError | None) -> float:

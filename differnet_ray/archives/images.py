@@ -40,6 +40,7 @@ _READERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     for reader in (JpegImageFile, PngImageFile, BmpImageFile, TiffImageFile, WebPImageFile, PpmImageFile)
 }
 MAX_BYTES: Final = 100 * 2**20  # of an image file
+MAX_PIXELS: Final = 100_000_000
 _EXPECTED: Final = "expected " + ", ".join(_READERS)
 
 # The first bytes of the formats above, and of others that are only named: no reader of theirs sees the data.
@@ -82,7 +83,7 @@ def decode(
     size: int,
     grey_range: GreyRange | None = None,
     max_bytes: int = MAX_BYTES,
-    max_pixels: int = 100_000_000,
+    max_pixels: int = MAX_PIXELS,
 ) -> DecodedImage:
     """Decodes an image file, turns it upright and resizes it to a square with an antialiased bilinear filter.
 

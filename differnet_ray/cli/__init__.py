@@ -10,7 +10,20 @@ from typing import Any
 import click
 
 from differnet_ray import __version__
-from differnet_ray.cli import calibrate, doctor, evaluate, fit, models, redecide, report, reproduce, schemas, score, verify
+from differnet_ray.cli import (
+    calibrate,
+    doctor,
+    evaluate,
+    fit,
+    models,
+    redecide,
+    report,
+    reproduce,
+    schemas,
+    score,
+    serve,
+    verify,
+)
 from differnet_ray.cli.demo import demo
 from differnet_ray.errors import EXIT_INTERRUPTED, DifferNetError
 
@@ -38,6 +51,7 @@ def main() -> None:
 
 main.add_command(fit.fit)
 main.add_command(score.score)
+main.add_command(serve.serve)
 main.add_command(evaluate.evaluate)
 main.add_command(reproduce.reproduce)
 main.add_command(models.models)

@@ -56,12 +56,12 @@ def models_show(models: str, category: str, version: str | None, as_json: bool) 
 @click.argument("version")
 def models_promote(models: str, category: str, version: str) -> None:
     """Make a version the one in use, once it has loaded with all digests and as a network."""
-    from differnet_ray.pipeline.stages import LoadedModels
+    from differnet_ray.pipeline.loaded_models import ModelCache
     from differnet_ray.storage.locations import canonical
     from differnet_ray.store.model_store import ModelStore
 
     store = ModelStore(canonical(models))
-    LoadedModels(store.uri, {category: version}, "cpu")[category]
+    ModelCache(store.uri, "cpu").get(category, version)
     try:
         before = store.latest(category)
     except ModelStoreError:

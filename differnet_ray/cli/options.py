@@ -48,7 +48,7 @@ def day(_: click.Context, __: click.Parameter, value: str | None) -> date:
         raise ConfigError(f"--date {value!r}: expected YYYY-MM-DD") from error
 
 
-def actors_between(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+def actors_between(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """MIN:MAX, or one number for both."""
     if value is None:
         return None
@@ -58,7 +58,7 @@ def actors_between(_: click.Context, __: click.Parameter, value: str | None) -> 
     except ValueError:
         numbers = 0, 0
     if not 1 <= numbers[0] <= numbers[1]:
-        raise ConfigError(f"--score-actors {value}: expected MIN:MAX, such as 1:8, or one number")
+        raise ConfigError(f"{option.opts[0]} {value}: expected MIN:MAX, such as 1:8, or one number")
     return numbers
 
 

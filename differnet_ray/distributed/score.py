@@ -24,8 +24,7 @@ from differnet_ray.distributed.index import Index
 from differnet_ray.distributed.ledger import Ledger
 from differnet_ray.distributed.resources import as_tasks, beside_driver, own_errors, plan_score, watched
 from differnet_ray.distributed.resume import resumable
-from differnet_ray.errors import ConfigError
-from differnet_ray.pipeline.stages import MapGradients, Maps, ScoreImages, best_device
+from differnet_ray.pipeline.stages import MapGradients, Maps, ScoreImages, best_device, check_transforms
 from differnet_ray.results.publish import publish
 from differnet_ray.results.runs import Run, count_statuses, stage_manifest, staged_counts, staging
 from differnet_ray.storage.files import arrow_filesystem, delete
@@ -111,18 +110,12 @@ def models_in_use(
     store = ModelStore(models)
     known = set(store.categories()) | set(chosen)
     records = {category: store.record(category, chosen.get(category)) for category in categories if category in known}
+    recipes = {category: Recipe.from_dict(record["recipe"]) for category, record in records.items()}
     for category, record in records.items():
-        known_transforms = len(record["transforms"]["angles"])
-        if n_transforms is not None and n_transforms > known_transforms:
-            raise ConfigError(f"--transforms {n_transforms}: the model of {category!r} has {known_transforms}")
-        if n_transforms not in (None, known_transforms) and record["recipe"]["transforms"]["pooled"]:
-            raise ConfigError(
-                f"--transforms {n_transforms}: the model of {category!r} pools the features of all its {known_transforms} "
-                "transforms, and its threshold holds for them alone"
-            )
+        check_transforms(category, record["transforms"], recipes[category], n_transforms)
     return (
         {category: (record["version"], record["digest"]) for category, record in records.items()},
-        {category: Recipe.from_dict(record["recipe"]).image_form for category, record in records.items()},
+        {category: recipe.image_form for category, recipe in recipes.items()},
     )
 
 

@@ -37,7 +37,7 @@ from differnet_ray.labels import GOOD
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.transforms import TransformSet, fixed_transforms, random_transforms
-from differnet_ray.pipeline.stages import as_tensors
+from differnet_ray.pipeline.loaded_models import as_tensors
 from differnet_ray.storage.files import exists, read_bytes, write_bytes
 from differnet_ray.storage.locations import join, name_of
 from differnet_ray.store.stored_model import Arrays

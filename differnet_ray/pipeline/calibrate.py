@@ -20,7 +20,8 @@ from differnet_ray.errors import ConfigError
 from differnet_ray.model.calibration import conformal_threshold
 from differnet_ray.model.scoring import score_image
 from differnet_ray.pipeline.fit_images import usable_images
-from differnet_ray.pipeline.stages import LoadedModels, best_device
+from differnet_ray.pipeline.loaded_models import ModelCache
+from differnet_ray.pipeline.stages import best_device
 from differnet_ray.results.runs import open_table
 from differnet_ray.store.model_store import ModelStore, same_scores
 from differnet_ray.store.stored_model import RECALIBRATED, StoredModel
@@ -51,7 +52,7 @@ def scores_of_images(
     """
     device = best_device()
     torch.set_num_threads(1)  # images side by side, each by one thread, as in the scoring job
-    model = LoadedModels(models, {category: version}, device)[category]
+    model = ModelCache(models, device).get(category, version)
     rows = images.table
     decoded = (image for _, image in usable_images(rows, model.stored.recipe.image_form))
 

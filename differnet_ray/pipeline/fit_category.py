@@ -35,7 +35,7 @@ from differnet_ray.model.pose import FoundPose, find_pose
 from differnet_ray.pipeline.fit_flows import CategoryFits, Effort, Fitted
 from differnet_ray.pipeline.fit_images import FitImages, image_names, look_at_images, usable_images
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
-from differnet_ray.pipeline.stages import as_tensors
+from differnet_ray.pipeline.loaded_models import as_tensors
 from differnet_ray.store.fit_work import FitWork
 from differnet_ray.store.model_store import ModelStore
 from differnet_ray.store.stored_model import CROSS_FITTED, HELD_OUT, Arrays, Backbone, Decision, Lineage, StoredModel

@@ -9,9 +9,7 @@ no Ray. A bad image is a row with a status and a reason; a bad model raises.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
@@ -19,76 +17,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from differnet_ray.errors import ModelStoreError, WeightsError
+from differnet_ray.config import Recipe
+from differnet_ray.errors import ConfigError
 from differnet_ray.model.activation_map import activation_map
 from differnet_ray.model.calibration import conformal_p_values
-from differnet_ray.model.differnet import DifferNet
-from differnet_ray.model.extractor import Extractor
-from differnet_ray.model.flow import Flow
 from differnet_ray.model.gradient_map import gradient_map
 from differnet_ray.model.scoring import score_features, score_image
-from differnet_ray.model.transforms import TransformSet
+from differnet_ray.pipeline.loaded_models import LoadedModel, LoadedModels, ModelCache
 from differnet_ray.results.overlay import contour, overlay
-from differnet_ray.store.model_store import ModelStore
-from differnet_ray.store.stored_model import Arrays, StoredModel
+from differnet_ray.store.stored_model import StoredModel
 from differnet_ray.tables import SCORED, SCORES, STAGED, extend, status_of
 from differnet_ray.threads import map_ahead
 
 Maps = Literal["none", "flagged", "all"]
 MAP_COLUMNS = ["peak_x", "peak_y", "area_fraction", *(name for name in STAGED.names if name not in SCORES.schema.names)]
-MODELS_IN_MEMORY = 4  # flows of the paper's size take 0.7 GB each
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to score, with its record."""
-
-    net: DifferNet
-    stored: StoredModel
-
-
-class LoadedModels:
-    """The models of a process: loaded when first needed, the least recently used put away, backbones shared.
-
-    Args:
-        models: canonical URI of the model store.
-        versions: category to version.
-        device: such as `cpu` or `cuda`.
-
-    Raises:
-        ModelStoreError: on first use: the model is missing, damaged or no network of its recipe.
-    """
-
-    def __init__(self, models: str, versions: Mapping[str, str], device: str) -> None:
-        self.store, self.versions, self.device = ModelStore(models), versions, device
-        self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
-        self._extractors: dict[tuple[Any, ...], Extractor] = {}
-
-    def __getitem__(self, category: str) -> LoadedModel:
-        if category not in self._loaded:
-            while len(self._loaded) >= MODELS_IN_MEMORY:
-                self._loaded.popitem(last=False)
-            self._loaded[category] = self._load(category)
-        self._loaded.move_to_end(category)
-        return self._loaded[category]
-
-    def _load(self, category: str) -> LoadedModel:
-        stored = self.store.load(category, self.versions[category])
-        config = stored.recipe.extractor
-        key = (stored.backbone.digest, config)
-        try:
-            if key not in self._extractors:
-                self._extractors[key] = Extractor(config, as_tensors(stored.weights))
-            flow = Flow(config.n_features, stored.recipe.flow, seed=None)
-            flow.load_state_dict(as_tensors(stored.flow), assign=True)
-            transforms, pooled = TransformSet(**stored.transforms), stored.recipe.transforms.pooled
-        except (WeightsError, RuntimeError, TypeError, ValueError) as error:
-            why = " ".join(str(error).split())  # torch writes an indented list
-            raise ModelStoreError(
-                f"{category} {stored.version} in {self.store.uri} is whole, but no network of its recipe: {why}; fit again"
-            ) from error
-        net = DifferNet(self._extractors[key], flow, transforms, pooled=pooled)
-        return LoadedModel(net.requires_grad_(False).eval().to(self.device), stored)
 
 
 class ScoreImages:
@@ -105,6 +47,7 @@ class ScoreImages:
         device: such as `cpu` or `cuda`.
         overlays: add pictures of the images with their maps over them, as PNG.
         threads: images that are scored at the same time; changes no result.
+        cache: models that are shared with other stages of the process, of the same store and device; None: its own.
     """
 
     def __init__(
@@ -119,8 +62,10 @@ class ScoreImages:
         device: str,
         overlays: bool = False,
         threads: int = 1,
+        cache: ModelCache | None = None,
     ) -> None:
-        self.models, self.overlays, self.threads = LoadedModels(models, versions, device), overlays, threads
+        self.models = LoadedModels(cache or ModelCache(models, device), versions)
+        self.overlays, self.threads = overlays, threads
         self.n_transforms, self.maps, self.dt, self.run_id = n_transforms, maps, dt, run_id
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -182,12 +127,21 @@ class MapGradients:
         device: such as `cpu` or `cuda`.
         overlays: add pictures of the images with their maps over them, as PNG.
         threads: images that are mapped at the same time; changes no result.
+        cache: as of `ScoreImages`.
     """
 
     def __init__(
-        self, *, models: str, versions: Mapping[str, str], device: str, overlays: bool = False, threads: int = 1
+        self,
+        *,
+        models: str,
+        versions: Mapping[str, str],
+        device: str,
+        overlays: bool = False,
+        threads: int = 1,
+        cache: ModelCache | None = None,
     ) -> None:
-        self.models, self.overlays, self.threads = LoadedModels(models, versions, device), overlays, threads
+        self.models = LoadedModels(cache or ModelCache(models, device), versions)
+        self.overlays, self.threads = overlays, threads
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of `tables.SCORED` -> the same rows of `tables.STAGED`."""
@@ -233,9 +187,22 @@ def map_columns(found: torch.Tensor, stored: StoredModel, image: torch.Tensor, *
     }
 
 
-def as_tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
-    """Arrays of the model store as tensors that own their memory."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+def check_transforms(
+    category: str, transforms: Mapping[str, Sequence[float]], recipe: Recipe, n_transforms: int | None
+) -> None:
+    """Refuses a number of transforms that a model does not score with.
+
+    Raises:
+        ConfigError: it has fewer, or its scores are of all of them together.
+    """
+    known = len(transforms["angles"])
+    if n_transforms is not None and n_transforms > known:
+        raise ConfigError(f"--transforms {n_transforms}: the model of {category!r} has {known}")
+    if n_transforms not in (None, known) and recipe.transforms.pooled:
+        raise ConfigError(
+            f"--transforms {n_transforms}: the model of {category!r} pools the features of all its {known} "
+            "transforms, and its threshold holds for them alone"
+        )
 
 
 def best_device() -> str:

@@ -11,7 +11,6 @@ import pytest
 from deadly_images import DECODER_FAULT, ENDLESS, POISON
 from PIL import Image
 
-from differnet_ray.archives import decoders as decoding
 from differnet_ray.archives.decoders import Decoders
 from differnet_ray.archives.images import decode
 from differnet_ray.config import ImageForm
@@ -50,11 +49,10 @@ def test_an_image_that_cannot_be_decoded_has_the_same_reason(data: bytes, status
 
 
 @pytest.fixture
-def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decoders:
-    """Two decoders that some images kill or hold."""
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders that some images kill or hold."""
     (tmp_path / "sitecustomize.py").write_text(DECODER_FAULT)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return Decoders(2)
 
 
 def reasons(decoders: Decoders, images: list[bytes], threads: int) -> list[str]:
@@ -71,14 +69,15 @@ def reasons(decoders: Decoders, images: list[bytes], threads: int) -> list[str]:
         return list(pool.map(reason, images))
 
 
-def test_an_image_that_kills_its_decoder_is_the_only_one_that_fails(faulty: Decoders) -> None:
+@pytest.mark.usefixtures("faulty")
+def test_an_image_that_kills_its_decoder_is_the_only_one_that_fails() -> None:
     images = [jpeg(seed, POISON if seed in (3, 4, 11) else b"fine") for seed in range(16)]
     dead = "failed: the image killed the process that decoded it (exit code -6)"
-    assert reasons(faulty, images, 4) == [dead if seed in (3, 4, 11) else "ok" for seed in range(16)]
+    assert reasons(Decoders(2), images, 4) == [dead if seed in (3, 4, 11) else "ok" for seed in range(16)]
 
 
-def test_an_image_that_holds_its_decoder_is_the_only_one_that_fails(faulty: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "SECONDS", 3.0)
+@pytest.mark.usefixtures("faulty")
+def test_an_image_that_holds_its_decoder_is_the_only_one_that_fails() -> None:
     images = [jpeg(seed, ENDLESS if seed in (2, 7) else b"fine") for seed in range(12)]
     late = "failed: the image was not decoded within 3 s; its decoder was ended"
-    assert reasons(faulty, images, 2) == [late if seed in (2, 7) else "ok" for seed in range(12)]
+    assert reasons(Decoders(2, seconds=3.0), images, 2) == [late if seed in (2, 7) else "ok" for seed in range(12)]
