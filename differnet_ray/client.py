@@ -156,23 +156,24 @@ class Client:
         return self._send("POST", path, files=files, data=fields)
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        for tried in range(1, self._tries + 1):
+        tried = 0
+        while True:
+            tried += 1
             try:
                 answer = self._http.request(method, path, **request)
             except httpx.HTTPError as error:
                 problem = EndpointError(f"{self._http.base_url} was not reached: {error}")
-                if tried == self._tries or not isinstance(error, httpx.ConnectError):
+                if tried >= self._tries or not isinstance(error, httpx.ConnectError):
                     raise problem from error
                 told = None
             else:
                 if answer.is_success:
                     return answer
-                if answer.status_code not in AGAIN or tried == self._tries:
+                if answer.status_code not in AGAIN or tried >= self._tries:
                     raise _problem(answer)
                 told = answer.headers.get("retry-after")
             wait = float(told) if told is not None and told.isdecimal() else 0.25 * 2**tried
             time.sleep(min(wait, LONGEST_WAIT) * random.uniform(1, 1.25))  # noqa: S311  # so that clients do not return at once
-        raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _problem(answer: httpx.Response) -> DifferNetError:

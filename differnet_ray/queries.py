@@ -57,6 +57,7 @@ class ModelsState:
         backbone: whether a backbone is loaded.
         store: whether the model store answered when it was last looked at.
         in_use: category to the version that scores.
+        all_loaded: whether all models in use are in memory.
         broken: category to a version that should be in use and cannot be.
         n_loads: models loaded so far.
         n_bytes: of the models that are loaded.
@@ -66,6 +67,7 @@ class ModelsState:
     backbone: bool
     store: bool
     in_use: Mapping[str, str]
+    all_loaded: bool
     broken: Mapping[str, str]
     n_loads: int
     n_bytes: int

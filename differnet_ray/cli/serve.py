@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -60,10 +61,11 @@ def serve(host: str, port: int, token_file: str | None, print_config: bool, **op
     from differnet_ray.distributed.resources import cluster, cluster_size
     from differnet_ray.distributed.serve import serving
 
+    stdout = sys.stdout  # in the block it is for what Ray prints
     with cluster(), suppress(KeyboardInterrupt):
         job = serve_job(token_file=token_file, size=cluster_size(), **options)
         with serving(job, host, port) as address:
-            click.echo(f"{address}/ is the page, {address}/docs says what can be asked; Ctrl-C ends it")
+            click.echo(f"{address}/ is the page, {address}/docs says what can be asked; Ctrl-C ends it", file=stdout)
             threading.Event().wait()
 
 

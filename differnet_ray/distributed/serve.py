@@ -1,6 +1,8 @@
 """The online endpoint on Ray Serve: an ingress that knows no torch, and scorers that share the work.
 
-    proxy -> Ingress (online/app.py) -> Scorer, chosen by who has the category's model -> ScoreQuery (pipeline/)
+    proxy -> Ingress (online/app.py) -> Scorer -> ScoreQuery (pipeline/)
+
+A query goes to the scorer with the least to do; where the models do not all fit in memory, to one that has the category's.
 
 Images are not gathered into batches: one is a batch of its own in the model, so a batch of several would only make the first
 wait for the last. A replica works on as many at a time as it has threads, each by one of them, as the scoring job does.
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOL_SOCKET, socket
 from typing import Any, cast
@@ -33,7 +35,6 @@ NAME = "differnet"
 MEMORY = 3 * GIB
 LOGGING = {"enable_access_log": False}  # ours says the same
 CONNECTIONS = 1000  # of an ingress: most of them are refused before they cost anything
-TRIES = 2  # of a query whose scorer died
 RETRY_AFTER = 5
 logger = logging.getLogger(__name__)
 
@@ -104,42 +105,51 @@ class Ingress:
         job = self._job
         in_flight = job.plan.replicas[1] * (job.plan.threads + job.limits.queue)
         options = Options(job.limits, in_flight, job.token_file, job.cors, behind_proxy=True)
-        return build_app(job.models, RemoteScorer(self._scorers), options)
+        self._web = build_app(job.models, RemoteScorer(self._scorers), options)
+        return self._web
+
+    async def drain(self) -> None:
+        """Lets no query in any more, and waits until all have their answers: Serve takes scorers and ingress away together."""
+        await self._web.state.admission.close()
 
 
 class RemoteScorer:
     """The scorers of Serve, for the web side."""
 
     def __init__(self, scorers: DeploymentHandle[Any]) -> None:
-        self._scorers = scorers
+        self._scorers, self._by_category = scorers, False
 
     async def score(self, query: Query) -> Answer:
         """As `queries.Scorer`; where a scorer dies over a query, another one gets it once more."""
-        to = self._scorers.options(multiplexed_model_id=query.category)
-        for tried in range(1, TRIES + 1):
-            try:
-                answer: Answer | Problem = await to.score.remote(query)
-            except RayActorError as error:
-                logger.warning("a scorer died over an image of %s", query.category)
-                if tried == TRIES:
-                    raise Problem(503, "the scorer died; try again", RETRY_AFTER) from error
-            except BackPressureError as error:
-                raise Problem(429, "too many images wait to be scored", retry_after=1) from error
-            except RayTaskError:  # a mistake of ours, for the log
-                raise
-            except (RayError, RayServeException) as error:
-                logger.error("no scorer: %s", error)
-                raise Problem(503, "no scorer can be reached now", RETRY_AFTER) from error
-            else:
-                if isinstance(answer, Problem):
-                    raise answer
-                return answer
-        raise AssertionError("unreachable")
+        try:
+            return await self._once(query)
+        except RayActorError:
+            logger.warning("a scorer died over an image of %s", query.category)
+        try:
+            return await self._once(query)
+        except RayActorError as error:
+            raise Problem(503, "the scorer died; try again", RETRY_AFTER) from error
+
+    async def _once(self, query: Query) -> Answer:
+        to = self._scorers.options(multiplexed_model_id=query.category) if self._by_category else self._scorers
+        try:
+            answer: Answer | Problem = await to.score.remote(query)
+        except (RayActorError, RayTaskError):  # it died, or made a mistake, which is for the log
+            raise
+        except BackPressureError as error:
+            raise Problem(429, "too many images wait to be scored", retry_after=1) from error
+        except (RayError, RayServeException) as error:
+            logger.error("no scorer: %s", error)
+            raise Problem(503, "no scorer can be reached now", RETRY_AFTER) from error
+        if isinstance(answer, Problem):
+            raise answer
+        return answer
 
     async def state(self) -> ModelsState:
         """As `queries.Scorer`."""
         try:
             state: ModelsState = await self._scorers.state.remote()
+            self._by_category = not state.all_loaded
         except (RayError, RayServeException) as error:
             raise Problem(503, "no scorer can be reached now", RETRY_AFTER) from error
         return state
@@ -184,8 +194,8 @@ def application(args: dict[str, Any]) -> Any:
     plan, deployment = job.plan, cast(Any, serve.deployment)
     scorer = deployment(
         Scorer,
-        max_ongoing_requests=2 * plan.threads,
-        max_queued_requests=plan.replicas[1] * job.limits.queue,
+        max_ongoing_requests=plan.threads + job.limits.queue + 1,  # and one that asks for the state: nothing waits elsewhere
+        max_queued_requests=max(1, job.limits.queue),
         graceful_shutdown_timeout_s=job.limits.seconds,
         ray_actor_options={"num_cpus": plan.cpus, "num_gpus": plan.gpus},
         autoscaling_config={
@@ -214,12 +224,13 @@ def deployment_config(job: ServeJob, host: str, port: int) -> str:
             {
                 "name": NAME,
                 "route_prefix": "/",
+                "logging_config": LOGGING,
                 "import_path": f"{application.__module__}:{application.__name__}",
-                "args": json.loads(json.dumps(job.to_dict())),  # lists for tuples, which YAML has not
+                "args": job.to_dict(),
             }
         ],
     }
-    return str(yaml.safe_dump(config, sort_keys=False))
+    return str(yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))  # lists for tuples; nothing refers to itself
 
 
 @contextmanager
@@ -245,8 +256,10 @@ def serving(job: ServeJob, host: str, port: int) -> Iterator[str]:
             raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another one") from error
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=LOGGING)
     try:
-        serve.run(application(job.to_dict()), name=NAME, route_prefix="/")
+        serve.run(application(job.to_dict()), name=NAME, route_prefix="/", logging_config=LOGGING)
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
+        with suppress(RayError, RayServeException, TimeoutError):
+            serve.get_app_handle(NAME).drain.remote().result(timeout_s=job.limits.seconds)
         serve.delete(NAME)
         serve.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -17,24 +18,22 @@ class Admission:
     """
 
     def __init__(self, places: int, tell: Callable[[float], object]) -> None:
-        self._places, self._tell, self._taken = places, tell, 0
+        self._places, self._tell, self._taken, self._open = places, tell, 0, True
 
     def check(self, n: int) -> None:
         """Refuses where there is no place for so many: before a body is taken in that nobody could score.
 
         Raises:
-            Problem: 429.
+            Problem: 429, or 503 where it is closed.
         """
+        if not self._open:
+            raise Problem(503, "the endpoint ends", retry_after=5)
         if self._taken + n > self._places:
             raise Problem(429, "too many images wait to be scored", retry_after=1)
 
     @asynccontextmanager
     async def enter(self, n: int) -> AsyncIterator[None]:
-        """Takes so many places while the block runs.
-
-        Raises:
-            Problem: 429.
-        """
+        """Takes so many places while the block runs; raises as `check`."""
         self.check(n)
         self._taken += n
         self._tell(self._taken)
@@ -43,3 +42,9 @@ class Admission:
         finally:
             self._taken -= n
             self._tell(self._taken)
+
+    async def close(self) -> None:
+        """Lets no one in any more, and waits until all have left."""
+        self._open = False
+        while self._taken:
+            await asyncio.sleep(0.02)

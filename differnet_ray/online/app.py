@@ -48,7 +48,7 @@ Metadata = Annotated[str | None, Query(description="a JSON object of texts, echo
 
 
 def build_app(models: str, scorer: queries.Scorer, options: Options, page: Path | None = None) -> FastAPI:
-    """The application.
+    """The application; its `state.admission` can be closed.
 
     Args:
         models: canonical URI of the model store.
@@ -71,7 +71,10 @@ def build_app(models: str, scorer: queries.Scorer, options: Options, page: Path 
         with suppress(asyncio.CancelledError):
             await following
 
-    app = FastAPI(title="differnet_ray", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="differnet_ray", version=__version__, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.admission = admission
     app.add_middleware(Requests, metrics=metrics, behind_proxy=options.behind_proxy)
     if options.cors:
         app.add_middleware(

@@ -1,11 +1,15 @@
-"""The page at `/` and what it is made of: files of one folder, under a policy that lets nothing else in."""
+"""Pages for people, under a policy that lets nothing else in: the one at `/`, of files of one folder, and `/docs`.
+
+FastAPI's own `/docs` fetches scripts from the internet, which a plant's network need not have.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
+from jinja2 import Environment, FileSystemLoader
 
 from differnet_ray.queries import Problem
 
@@ -15,11 +19,12 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+DOCS = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("docs.html.j2")
 _HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 
 
 def add_page(app: FastAPI, folder: Path | None = None) -> None:
-    """Serves `index.html` at `/`, and the other files of the folder at `/page/NAME`; they are named once, here.
+    """Serves `index.html` at `/`, the other files of the folder at `/page/NAME`, and at `/docs` what can be asked.
 
     Args:
         app: the application.
@@ -35,6 +40,10 @@ def add_page(app: FastAPI, folder: Path | None = None) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return file(INDEX)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(DOCS.render(app.openapi()), headers=_HEADERS)
 
     @app.get("/page/{name}", include_in_schema=False)
     async def asset(name: str) -> Response:

@@ -63,11 +63,13 @@ class ServedModels:
 
     def state(self) -> ModelsState:
         """What is known of the models now."""
+        in_use = dict(self._in_use)
         return ModelsState(
             replica=self._replica,
             backbone=self.cache.n_loads > 0,
             store=self._store,
-            in_use=dict(self._in_use),
+            in_use=in_use,
+            all_loaded=in_use.items() <= set(self.cache.loaded()),
             broken=dict(self._broken),
             n_loads=self.cache.n_loads,
             n_bytes=self.cache.n_bytes(),

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import ray
 from hostile_requests import garbage, hostile
 from online_models import publish_another
 from online_server import wait_for
@@ -176,6 +177,17 @@ def test_a_killed_replica_costs_its_requests_in_flight_at_most(endpoint: Endpoin
     assert set(load.failed()) <= {503}
     wait_for(lambda: len(endpoint.replicas() - before) == 1, 60)  # service is back by itself
     assert endpoint.ready()["ready"]
+
+
+def test_the_death_of_the_controller_costs_no_request(endpoint: Endpoint, image: str) -> None:
+    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    before = ray.get(controller.__ray_call__.remote(lambda _: os.getpid()))
+    with Load(endpoint, image, 4) as load:
+        load.more(5)
+        os.kill(before, signal.SIGKILL)
+        load.more(40)
+    assert load.failed() == []
+    wait_for(lambda: ray.get(controller.__ray_call__.remote(lambda _: os.getpid())) != before, 60)
 
 
 def test_a_new_version_takes_over_under_load_and_a_damaged_one_does_not(endpoint: Endpoint, image: str) -> None:

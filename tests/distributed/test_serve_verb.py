@@ -78,9 +78,9 @@ def test_it_serves_until_it_is_ended_and_finishes_what_it_has(
                 assert time.monotonic() < late
                 time.sleep(0.1)
             sent = [pool.submit(client.post, "/v1/score", content=image, **how) for _ in range(8)]  # type: ignore[arg-type]
-            time.sleep(0.05)
+            time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
             statuses = {future.result().status_code for future in sent}
         rest = process.communicate(timeout=90)
-    assert statuses == {200}
+    assert statuses == {200}, rest
     assert process.returncode == 0, rest

@@ -51,3 +51,15 @@ def test_the_document_has_examples_of_answers(secured: Served) -> None:
     document = secured.client.get("/openapi.json").json()
     assert document["components"]["schemas"]["ScoreAnswer"]["examples"][0]["status"] == "anomalous"
     assert document["paths"]["/v1/score"]["post"]["security"]
+
+
+def test_people_read_the_same_without_anything_from_elsewhere(secured: Served) -> None:
+    answer = secured.client.get("/docs")
+    assert answer.status_code == 200
+    assert "POST /v1/score:batch" in answer.text
+    assert "mean of z^2 over transforms and dimensions" in answer.text  # from the declared table
+    assert "20260131T020000Z-1a2b3c4d" in answer.text  # from the example
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "<script" not in answer.text
+    assert "https:" not in answer.text
+    assert secured.client.get("/page/docs.css").headers["content-type"].startswith("text/css")
