@@ -113,9 +113,33 @@ MANIFEST = Table(
     ),
 )
 
+_LIGHT = [
+    _field(
+        "brightness",
+        pa.float64(),
+        "mean grey value as the model sees the image, 0 black; null where it cannot be decoded; since version 3",
+        null=True,
+        unit="fraction of white",
+    ),
+    _field(
+        "contrast",
+        pa.float64(),
+        "standard deviation of the grey values; since version 3",
+        null=True,
+        unit="fraction of white",
+    ),
+    _field(
+        "sharpness",
+        pa.float64(),
+        "standard deviation of their Laplacian: falls out of focus; compares within a model; since version 3",
+        null=True,
+        unit="fraction of white",
+    ),
+]
+
 SCORES = Table(
     "scores",
-    2,
+    3,
     pa.schema(
         [
             *_IMAGE,
@@ -175,6 +199,7 @@ SCORES = Table(
                 "the run that computed the score: another one than run_id after `redecide`; since version 2",
                 null=True,
             ),
+            *_LIGHT,
         ]
     ),
     partition_by=("dt", "category"),
@@ -305,6 +330,7 @@ FETCHED = pa.schema(
         pa.field("error", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        *_LIGHT,
         pa.field("pixels", pa.binary()),  # uint8 RGB, size x size x 3; null where the image cannot be used
     ]
 )

@@ -8,6 +8,7 @@ It needs no torch, so that the workers that fetch stay small.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from differnet_ray.archives.decoders import DECODERS
 from differnet_ray.archives.images import DecodedImage, check_size
+from differnet_ray.archives.light import light_of
 from differnet_ray.archives.members import archive_kind, read_members
 from differnet_ray.archives.parquet_archive import list_rows, read_rows
 from differnet_ray.config import ImageForm
@@ -142,7 +144,8 @@ def _decoded(image: tuple[bytes | DifferNetError, ImageForm]) -> DecodedImage | 
 def _fetched(image: DecodedImage | DifferNetError) -> dict[str, Any]:
     match image:
         case DecodedImage():
-            return {"width": image.width, "height": image.height, "pixels": image.pixels.tobytes()}
+            seen = {"width": image.width, "height": image.height, "pixels": image.pixels.tobytes()}
+            return seen | asdict(light_of(image.pixels))
         case ImageError():
             return {"status": image.status, "error": image.reason}
         case _:

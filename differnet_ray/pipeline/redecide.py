@@ -209,7 +209,8 @@ def _write(output: str, run: Run, rows: Decided, limits: Mapping[Scored, Limits]
                         statuses.update(group["status"].to_pylist())
                     else:
                         n_maps += group.num_rows
-                    writer.write_table(_with(group, "run_id", pa.repeat(run.run_id, group.num_rows)).cast(schema))
+                    group = _with(group, "run_id", pa.repeat(run.run_id, group.num_rows))
+                    writer.write_table(_of_today(group, schema))
             target = join(partition(output, table, run.dt, rows.category), f"{run.run_id}-{part:05d}.parquet")
             write_bytes(target, sink.getvalue())
             written.add(target)
@@ -230,6 +231,14 @@ def _decide(rows: pa.Table, limits: Mapping[Scored, Limits]) -> pa.Table:
     for name, values in columns.items():
         rows = _with(rows, name, pa.array(values, rows.schema.field(name).type))
     return rows
+
+
+def _of_today(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of any version of a table with all its columns: those that it did not have are null."""
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.select(schema.names).cast(schema)
 
 
 def _scored(row: Mapping[str, Any]) -> Scored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from image_files import decode
 from differnet_ray.archives import fetch
 from differnet_ray.archives import members as archives
 from differnet_ray.archives.fetch import FetchImages, decoded_images, read_images
+from differnet_ray.archives.light import light_of
 from differnet_ray.config import ImageForm
 from differnet_ray.errors import ImageError, StorageError
 from differnet_ray.storage.files import READ_THREADS
@@ -70,7 +72,9 @@ def test_rows_keep_their_columns_and_get_pixels(everywhere: pa.Table) -> None:
     assert fetched.select(MANIFEST.schema.names).equals(rows)
     for row in fetched.to_pylist():
         data = images(NAMES)[(row["member"] or row["uri"]).split("/")[-1]]
-        assert row["pixels"] == decode(data, size=8).pixels.tobytes()
+        pixels = decode(data, size=8).pixels
+        assert row["pixels"] == pixels.tobytes()
+        assert {name: row[name] for name in ("brightness", "contrast", "sharpness")} == asdict(light_of(pixels))
         assert (row["width"], row["height"], row["status"], row["error"]) == (12, 9, None, None)
 
 
