@@ -11,6 +11,7 @@ import click
 
 from differnet_ray import __version__
 from differnet_ray.cli import (
+    audit,
     calibrate,
     doctor,
     evaluate,
@@ -51,6 +52,7 @@ def main() -> None:
 
 main.add_command(fit.fit)
 main.add_command(score.score)
+main.add_command(audit.audit)
 main.add_command(serve.serve)
 main.add_command(evaluate.evaluate)
 main.add_command(reproduce.reproduce)

@@ -38,14 +38,17 @@ def read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> Non
     ctx.default_map = {names[key]: value for key, value in values.items()}
 
 
-def day(_: click.Context, __: click.Parameter, value: str | None) -> date:
+def day(ctx: click.Context, option: click.Parameter, value: str | None) -> date:
     """A date, or today."""
-    if value is None:
-        return datetime.now(UTC).date()
+    return day_or_none(ctx, option, value) or datetime.now(UTC).date()
+
+
+def day_or_none(_: click.Context, option: click.Parameter, value: str | None) -> date | None:
+    """A date, if one is given."""
     try:
-        return date.fromisoformat(value)
+        return date.fromisoformat(value) if value is not None else None
     except ValueError as error:
-        raise ConfigError(f"--date {value!r}: expected YYYY-MM-DD") from error
+        raise ConfigError(f"{option.opts[0]} {value!r}: expected YYYY-MM-DD") from error
 
 
 def actors_between(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:

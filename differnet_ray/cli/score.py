@@ -15,7 +15,7 @@ from differnet_ray.cli.options import AS_JSON, CONFIG, MODELS, OUTPUT, actors_be
 from differnet_ray.errors import EXIT_NOT_ALL_SCORED, ConfigError
 
 if TYPE_CHECKING:
-    from differnet_ray.archives.index import Naming
+    from differnet_ray.archives.index import Naming, Source
     from differnet_ray.archives.manifest import Listing
     from differnet_ray.config import ImageForm
     from differnet_ray.distributed.index import Index
@@ -117,33 +117,26 @@ def run_score(
         check_writable(output)
 
     from differnet_ray.cli.progress import Reporter
-    from differnet_ray.distributed.index import index_archives, index_listing
+    from differnet_ray.distributed.index import index_listing
     from differnet_ray.distributed.resources import cluster
-    from differnet_ray.distributed.score import ScoreJob, models_in_use, score_archive
+    from differnet_ray.distributed.score import ScoreJob, models_in_use, run_options, score_archive
 
     with cluster():
         if isinstance(images, Listing):
             index = index_listing(images)
         else:
-            with Reporter("sources") as reporter:
-                index = index_archives(
-                    sources,
-                    naming,
-                    limit=limit,
-                    cache=None if dry_run else join(output, "_index"),
-                    on_progress=lambda p: reporter.show({"index": (p.done, p.total, f"{p.n_images:,} images")}),
-                )
+            index = indexed(sources, naming, limit=limit, cache=None if dry_run else join(output, "_index"))
         in_use, forms = models_in_use(models, list(index.counts), versions or {}, n_transforms)
         without = [category for category in index.counts if category not in in_use]
         if not in_use:
-            raise ConfigError(_no_models(models, index, naming))
+            raise ConfigError(no_models(models, index, naming))
         if without and require_models:
             raise ConfigError(f"{models} has no model of {_some(without)}: run fit first, or take those images out")
         run = plan_run(
             dt=dt,
             listing_digest=index.digest,
             models=in_use,
-            options={"n_transforms": str(n_transforms or "all"), "maps": maps} | ({"overlays": "png"} if overlays else {}),
+            options=run_options(n_transforms, maps, overlays=overlays),
             run_id=run_id,
             skipped=index.skipped,
         )
@@ -177,12 +170,27 @@ def run_score(
             replace=replace,
         )
         with Reporter("images") as reporter:
-            record = score_archive(job, forms, lambda progress: reporter.show(_score_tasks(progress)))
-    _warn_clipped(output, record, forms)
+            record = score_archive(job, forms, lambda progress: reporter.show(score_tasks(progress)))
+    warn_clipped(output, record, forms)
     return record
 
 
-def _warn_clipped(output: str, record: Mapping[str, Any], forms: Mapping[str, ImageForm]) -> None:
+def indexed(sources: Sequence[Source], naming: Naming, *, limit: int | None = None, cache: str | None = None) -> Index:
+    """`distributed.index.index_archives`, with a bar."""
+    from differnet_ray.cli.progress import Reporter
+    from differnet_ray.distributed.index import index_archives
+
+    with Reporter("sources") as reporter:
+        return index_archives(
+            sources,
+            naming,
+            limit=limit,
+            cache=cache,
+            on_progress=lambda p: reporter.show({"index": (p.done, p.total, f"{p.n_images:,} images")}),
+        )
+
+
+def warn_clipped(output: str, record: Mapping[str, Any], forms: Mapping[str, ImageForm]) -> None:
     """Counts images whose grey values are not those that their model was fitted on."""
     from differnet_ray.results import n_clipped
     from differnet_ray.tables import GREY_CLIPPED
@@ -197,7 +205,7 @@ def _warn_clipped(output: str, record: Mapping[str, Any], forms: Mapping[str, Im
             )
 
 
-def _no_models(models: str, index: Index, naming: Naming) -> str:
+def no_models(models: str, index: Index, naming: Naming) -> str:
     """What to say where no image is of a category that has a model."""
     from differnet_ray.store.model_store import ModelStore
 
@@ -270,7 +278,8 @@ def plan_table(plan: Mapping[str, Any]) -> str:
     )
 
 
-def _score_tasks(progress: ScoreProgress) -> dict[str, tuple[int, int, str]]:
+def score_tasks(progress: ScoreProgress) -> dict[str, tuple[int, int, str]]:
+    """What a `Reporter` shows of a scoring run."""
     counts = sum(map(Counter, progress.counts.values()), Counter[str]())
     said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
     tasks = {"all": (progress.all_done, sum(progress.totals.values()), said)}
@@ -282,13 +291,17 @@ def _score_tasks(progress: ScoreProgress) -> dict[str, tuple[int, int, str]]:
 
 
 def run_table(record: Mapping[str, Any]) -> str:
-    """Counts by category and status of a scoring run."""
-    from differnet_ray.tables import SCORED_STATUSES, STATUSES
-
-    statuses = [status for status in STATUSES if status in record["counts"] or status in SCORED_STATUSES]
-    lines = [_counts_table(record, statuses), "", f"run {record['run_id']}, {record['n_maps']} gradient maps"]
+    """What came of a scoring run, for people."""
+    lines = [status_table(record), "", f"run {record['run_id']}, {record['n_maps']} gradient maps"]
     lines += [f"replaced {n:,} rows of the run {run_id}" for run_id, n in record.get("replaced", {}).items()]
     return "\n".join(lines)
+
+
+def status_table(record: Mapping[str, Any]) -> str:
+    """Counts by category and status."""
+    from differnet_ray.tables import SCORED_STATUSES, STATUSES
+
+    return _counts_table(record, [name for name in STATUSES if name in record["counts"] or name in SCORED_STATUSES])
 
 
 def _counts_table(record: Mapping[str, Any], statuses: Sequence[str]) -> str:

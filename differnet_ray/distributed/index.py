@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,9 @@ from differnet_ray.archives.index import Found, Naming, Source, Tally, index_sou
 from differnet_ray.archives.manifest import Listing, listing_digest, merged, not_placed
 from differnet_ray.distributed.resources import cluster_size, own_errors
 from differnet_ray.errors import ConfigError
-from differnet_ray.results.runs import NO_CATEGORY, SEVERAL_CATEGORIES, write_manifest
+from differnet_ray.results.runs import NO_CATEGORY, SEVERAL_CATEGORIES, parquet_files, read_manifest_file, write_manifest
 
+T = TypeVar("T")
 EXAMPLES = 3
 FOLDERS_PER_CPU = 4  # so many folders are read level by level, to find more; the rest with all that is below them
 
@@ -96,6 +97,12 @@ class Index:
         with own_errors("writing the manifest"):
             ray.get(_write.remote(uri, *self._tables))
 
+    def ask(self, question: Callable[[pa.Table, pa.Table], T]) -> T:
+        """What a function answers that is given the manifest, and the images that are not in it, in a Ray task."""
+        with own_errors("reading the manifest"):
+            answer: T = ray.get(_answer.remote(question, *self._tables))
+        return answer
+
 
 @dataclass(frozen=True)
 class IndexProgress:
@@ -109,6 +116,11 @@ class IndexProgress:
 def index_listing(listing: Listing) -> Index:
     """A listing as an index."""
     return _index_of([ray.put(listing.table)], None, listing.skipped)
+
+
+def index_manifest(uri: str, skipped: dict[str, int]) -> Index:
+    """A manifest that was written below a URI as an index."""
+    return _index_of([_read.remote(uri)], None, skipped)
 
 
 def index_archives(
@@ -203,3 +215,13 @@ def _examples(manifest: pa.Table) -> list[Example]:
 @ray.remote
 def _write(uri: str, manifest: pa.Table, unplaced: pa.Table) -> None:
     write_manifest(uri, manifest, unplaced)
+
+
+@ray.remote
+def _answer(question: Callable[[pa.Table, pa.Table], Any], manifest: pa.Table, unplaced: pa.Table) -> Any:
+    return question(manifest, unplaced)
+
+
+@ray.remote
+def _read(uri: str) -> pa.Table:
+    return pa.concat_tables(map(read_manifest_file, parquet_files(uri)))

@@ -119,6 +119,11 @@ def models_in_use(
     )
 
 
+def run_options(n_transforms: int | None, maps: Maps, *, overlays: bool) -> dict[str, str]:
+    """The result-changing options of a run, as text."""
+    return {"n_transforms": str(n_transforms or "all"), "maps": maps} | ({"overlays": "png"} if overlays else {})
+
+
 def score_archive(
     job: ScoreJob, forms: Mapping[str, ImageForm], on_progress: Callable[[ScoreProgress], None]
 ) -> dict[str, Any]:

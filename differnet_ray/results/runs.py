@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from differnet_ray.errors import ConfigError, StorageError
 from differnet_ray.storage.files import arrow_filesystem, delete, exists, list_files, open_input, read_bytes, write_bytes
 from differnet_ray.storage.locations import join, name_of
-from differnet_ray.tables import Table, conform
+from differnet_ray.tables import MANIFEST, Table, conform
 
 MANIFEST_ROWS_PER_FILE, MANIFEST_ROWS_PER_GROUP = 100_000, 10_000
 NO_CATEGORY, SEVERAL_CATEGORIES = "no category", "several categories"
@@ -169,6 +169,12 @@ def write_manifest(uri: str, manifest: pa.Table, unplaced: pa.Table | None = Non
         sink = io.BytesIO()
         pyarrow.csv.write_csv(unplaced.select(["uri", "member", "categories"]), sink)
         write_bytes(f"{uri}.{UNPLACED}", sink.getvalue())
+
+
+def read_manifest_file(uri: str) -> pa.Table:
+    """The rows of a file of `write_manifest`."""
+    with open_input(uri) as file:
+        return conform(pq.read_table(file), MANIFEST.schema)
 
 
 def staged_counts(output: str, run: Run) -> dict[str, dict[str, int]]:

@@ -1,0 +1,223 @@
+"""`differnet-ray audit`: the nightly job, which scores what is new or changed since the last one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from differnet_ray.cli.options import AS_JSON, CONFIG, MODELS, OUTPUT, actors_between, day, day_or_none, versions_of
+from differnet_ray.cli.score import indexed, no_models, not_scored, score_tasks, status_table, warn_clipped
+from differnet_ray.errors import EXIT_NOT_ALL_SCORED, ConfigError
+
+if TYPE_CHECKING:
+    from differnet_ray.distributed.audit import AuditJob
+    from differnet_ray.pipeline.stages import Maps
+    from differnet_ray.results.audits import AuditPlan
+    from differnet_ray.results.ledger import Comparison
+
+
+@click.command()
+@CONFIG
+@click.option("--input", "inputs", required=True, multiple=True, help="Folder, archive or manifest of images (repeatable).")
+@MODELS
+@OUTPUT
+@click.option("--category", metavar="NAME", help="Category of all images; default: from their paths.")
+@click.option("--path-pattern", help="Such as '{line}/{date}/{category}/{name}', matched with the end of each path.")
+@click.option("--date", "dt", callback=day, metavar="YYYY-MM-DD", help="The night; default: today (UTC).")
+@click.option("--since", callback=day_or_none, metavar="YYYY-MM-DD", help="Take again what was audited from this night on.")
+@click.option("--all", "everything", is_flag=True, help="Take all images again.")
+@click.option("--transforms", "n_transforms", type=click.IntRange(min=1), help="Use the first N of a model's transforms.")
+@click.option("--maps", type=click.Choice(["none", "flagged", "all"]), default="flagged", show_default=True)
+@click.option("--overlays", is_flag=True, help="Add a PNG of the image with its map over it to each gradient map.")
+@click.option("--model", "versions", multiple=True, callback=versions_of, metavar="NAME=VERSION", help="Not the latest.")
+@click.option("--score-actors", "actors", callback=actors_between, metavar="MIN:MAX", help="Default: what suits the cluster.")
+@click.option("--report", metavar="URI", help="Folder of the pages; default: OUTPUT/reports.")
+@click.option("--resume/--no-resume", default=True, help="Finish an audit that was killed as it was planned; default, or anew.")
+@click.option("--dry-run", is_flag=True, help="Say what is new, changed and gone; score and write nothing.")
+@AS_JSON
+@click.pass_context
+def audit(
+    ctx: click.Context,
+    /,
+    inputs: tuple[str, ...],
+    since: date | None,
+    everything: bool,
+    as_json: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Score what is new or changed in an archive since the last audit, and write the report.
+
+    An audit that failed or was killed is made up first, each image once. Where nothing is new, nothing is done.
+    """
+    from differnet_ray.results.ledger import EVER
+
+    if everything and since is not None:
+        raise ConfigError("--all and --since: give one of them")
+    done = run_audit(inputs, since=EVER if everything else since, dry_run=dry_run, **options)
+    click.echo(json.dumps({"audits": done}, indent=2) if as_json else "\n\n".join(map(audit_text, done)) or "nothing to do")
+    if any(map(not_scored, done)):
+        ctx.exit(EXIT_NOT_ALL_SCORED)
+
+
+def run_audit(
+    inputs: Sequence[str],
+    *,
+    models: str,
+    output: str,
+    dt: date,
+    since: date | None = None,
+    category: str | None = None,
+    path_pattern: str | None = None,
+    n_transforms: int | None = None,
+    maps: Maps = "flagged",
+    overlays: bool = False,
+    versions: Mapping[str, str] | None = None,
+    actors: tuple[int, int] | None = None,
+    report: str | None = None,
+    resume: bool = True,
+    dry_run: bool = False,
+) -> list[dict[str, Any]]:
+    """`audit`, checked before any work.
+
+    Args:
+        inputs: locations of the archive.
+        models: the model store.
+        output: the results, beside which the ledger lies.
+        dt: the night.
+        since: images that were audited in this night or later are taken again (`ledger.EVER`: all).
+        category: of all images of the locations; None: from manifests and paths.
+        path_pattern: what their paths say.
+        n_transforms: score with the first so many transforms of each model; all if None.
+        maps: which images get a gradient map.
+        overlays: add pictures of the images with their maps over them.
+        versions: category to version, where it is not the latest.
+        actors: least and largest number of scoring actors.
+        report: folder of the pages; None: OUTPUT/reports.
+        resume: finish an audit that was killed as it was planned; else plan it anew, unless its rows are published.
+        dry_run: compare only; write nothing.
+
+    Returns:
+        The records of the audits that were done, the one that was made up first; of a dry run, what would be done.
+    """
+    from differnet_ray.archives.index import Naming, sources_of
+    from differnet_ray.results.audits import lease_of_audits
+    from differnet_ray.storage.files import check_writable
+    from differnet_ray.storage.lease import lease
+    from differnet_ray.storage.locations import canonical, join
+    from differnet_ray.tables import check_category
+
+    models, output = canonical(models), canonical(output)
+    reports = join(output, "reports") if report is None else canonical(report)
+    naming = Naming(category, path_pattern)
+    if category is not None:
+        check_category(category)
+    sources = sources_of(inputs)
+
+    from differnet_ray.distributed.audit import AuditJob, compared, planned
+    from differnet_ray.distributed.resources import cluster
+    from differnet_ray.distributed.score import models_in_use
+
+    job = AuditJob(
+        inputs=tuple(canonical(location) for location in inputs),
+        models=models,
+        output=output,
+        dt=dt,
+        since=since,
+        versions=versions or {},
+        n_transforms=n_transforms,
+        maps=maps,
+        overlays=overlays,
+        actors=actors,
+        resume=resume,
+    )
+    done = []
+    with ExitStack() as stack:
+        if not dry_run:
+            check_writable(output)
+            stack.enter_context(lease(lease_of_audits(output)))
+        stack.enter_context(cluster())
+        if not dry_run and (made_up := _made_up(job, reports)):
+            done.append(made_up)
+            if since and made_up["since"] and made_up["since"] <= str(since):  # that has taken them again
+                job = replace(job, since=None)
+        index = indexed(sources, naming, cache=None if dry_run else join(output, "_index"))
+        if not models_in_use(models, list(index.counts), job.versions, n_transforms)[0]:
+            raise ConfigError(no_models(models, index, naming))
+        if dry_run:
+            return [_foreseen(job, compared(index, job, write=False))]
+        plan = planned(index, job)
+        if plan is not None:
+            done.append(_carried_out(plan, job, reports))
+    return done
+
+
+def _made_up(job: AuditJob, reports: str) -> dict[str, Any] | None:
+    """Finishes the audit that was planned and is not done, if there is one."""
+    from differnet_ray.results.audits import drop_plan, pending
+    from differnet_ray.results.runs import published
+
+    plan = pending(job.output)
+    if plan is None:
+        return None
+    if not job.resume and (plan.run is None or published(job.output, plan.run) is None):
+        drop_plan(job.output)
+        return None
+    click.echo(f"making up the audit {plan.audit_id} of the night {plan.dt}, which was not finished", err=True)
+    return _carried_out(plan, job, reports)
+
+
+def _carried_out(plan: AuditPlan, job: AuditJob, reports: str) -> dict[str, Any]:
+    """Scores, publishes, writes the report, and updates the ledger last."""
+    from differnet_ray.cli.progress import Reporter
+    from differnet_ray.distributed.audit import forms_of, scored
+    from differnet_ray.report.run_report import write_run_report
+    from differnet_ray.results.audits import finish
+    from differnet_ray.storage.locations import join
+
+    forms = forms_of(plan, job.models)
+    with Reporter("images") as reporter:
+        record = scored(plan, forms, job, lambda progress: reporter.show(score_tasks(progress)))
+    page = None
+    if record is not None:
+        warn_clipped(job.output, record, forms)
+        target = join(reports, f"{record['run_id']}.html")
+        page = write_run_report(job.output, record["run_id"], models=job.models, target=target)
+    return finish(job.output, plan, record, page)
+
+
+def _foreseen(job: AuditJob, comparison: Comparison) -> dict[str, Any]:
+    """What an audit would do."""
+    from differnet_ray.results.audits import pending
+
+    unfinished = pending(job.output)
+    return {
+        "dt": str(job.dt),
+        "unfinished": unfinished and unfinished.audit_id,
+        "n_listed": sum(comparison.listed.values()),
+        "is_whole": comparison.is_whole,
+        "listed": comparison.listed,
+        "changes": comparison.changes,
+        "counts": {},
+    }
+
+
+def audit_text(record: Mapping[str, Any]) -> str:
+    """What an audit found, for people."""
+    totals = {kind: sum(counts.values()) for kind, counts in record["changes"].items()}
+    said = [f"{totals[kind]:,} {kind}" for kind in ("new", "changed", "again", "removed") if totals[kind] or kind == "new"]
+    said[0] += f" ({totals['late']:,} late)" if totals["late"] else ""
+    lines = [f"night {record['dt']}: {', '.join(said)}, of {record['n_listed']:,} listed"]
+    if not record["is_whole"]:
+        lines.append("Not all locations of earlier audits were listed: whether images are gone there is not known.")
+    if record["counts"]:
+        lines += ["", status_table(record), "", f"run {record['run_id']}, report {record['report']}"]
+    if record.get("unfinished"):
+        lines.append(f"The audit {record['unfinished']} is not finished: the next one makes it up first.")
+    return "\n".join(lines)

@@ -1,0 +1,183 @@
+"""Audits: what one is once its images are known, and what is left of it. An audit that was killed goes on as it was planned.
+
+OUTPUT/audit/lease.json                            who works on one
+OUTPUT/audit/plan.json                             the audit in work: its night, models and options, and the ledger after it
+OUTPUT/audit/plan/manifest/*.parquet               its images
+OUTPUT/audit/nights/dt=YYYY-MM-DD/AUDIT_ID.json    the audits of a night that are done; with AUDIT_ID.no-category.csv
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+from differnet_ray.errors import StorageError
+from differnet_ray.results.ledger import AUDIT_FOLDER, Comparison, Ledger, read_ledger, write_ledger
+from differnet_ray.results.runs import UNPLACED, Run, plan_run
+from differnet_ray.storage.files import delete, list_files, read_bytes, write_bytes
+from differnet_ray.storage.locations import join
+
+PLAN, PLAN_FILE, NIGHTS, LEASE = "plan", "plan.json", "nights", "lease.json"
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """An audit, before any of its images is read.
+
+    Attributes:
+        audit_id: its name.
+        dt: the night, which is the day of its rows.
+        since: what it takes again, as of `ledger.compare`.
+        comparison: what it found in the archive.
+        skipped: files of the archive that are not in the listing, by reason.
+        listing_digest: of the images to score.
+        models: category to (version, digest), those in use when it was planned.
+        options: result-changing options of its run.
+        ledger: as it will be after it.
+        started_at: when it was planned, ISO 8601.
+    """
+
+    audit_id: str
+    dt: date
+    since: date | None
+    comparison: Comparison
+    skipped: Mapping[str, int]
+    listing_digest: str
+    models: Mapping[str, tuple[str, str]]
+    options: Mapping[str, str]
+    ledger: Ledger
+    started_at: str
+
+    @property
+    def run(self) -> Run | None:
+        """The scoring run of its images; None where there are none."""
+        if not self.comparison.taken:
+            return None
+        return plan_run(
+            dt=self.dt, listing_digest=self.listing_digest, models=self.models, options=self.options, skipped=self.skipped
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` takes."""
+        days = {"dt": str(self.dt), "since": self.since and str(self.since)}
+        return asdict(self) | days | {"ledger": self.ledger.as_json()}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> AuditPlan:
+        """The plan of `as_json`."""
+        known = dict(values) | {
+            "dt": date.fromisoformat(values["dt"]),
+            "since": values["since"] and date.fromisoformat(values["since"]),
+            "comparison": Comparison(**values["comparison"]),
+            "models": {category: (version, digest) for category, (version, digest) in values["models"].items()},
+            "ledger": Ledger.from_json(values["ledger"]),
+        }
+        return AuditPlan(**known)
+
+
+def new_audit_id(dt: date) -> str:
+    """A name that no other audit has."""
+    return f"{dt:%Y%m%d}-{uuid.uuid4().hex[:12]}"
+
+
+def lease_of_audits(output: str) -> str:
+    """URI of the lease that an audit holds."""
+    return join(output, AUDIT_FOLDER, LEASE)
+
+
+def planned_images(output: str) -> str:
+    """URI of the manifest of the audit in work."""
+    return join(output, AUDIT_FOLDER, PLAN, "manifest")
+
+
+def pending(output: str) -> AuditPlan | None:
+    """The audit that was planned and is not done.
+
+    Raises:
+        StorageError: its plan is damaged.
+    """
+    uri = join(output, AUDIT_FOLDER, PLAN_FILE)
+    try:
+        plan = AuditPlan.from_json(json.loads(read_bytes(uri)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{uri} is damaged ({error}): delete it, and the night is planned anew") from error
+    if read_ledger(output).audit_id == plan.audit_id:  # killed after the last thing that counts
+        drop_plan(output)
+        return None
+    return plan
+
+
+def write_plan(output: str, plan: AuditPlan) -> None:
+    """Begins an audit, whose manifest and ledger files are there: from now on, whoever comes finishes it."""
+    write_bytes(join(output, AUDIT_FOLDER, PLAN_FILE), _json(plan.as_json()))
+
+
+def drop_plan(output: str) -> None:
+    """Removes a plan and its manifest."""
+    delete(join(output, AUDIT_FOLDER, PLAN_FILE))
+    delete(join(output, AUDIT_FOLDER, PLAN))
+
+
+def finish(output: str, plan: AuditPlan, run_record: Mapping[str, Any] | None, report: str | None) -> dict[str, Any]:
+    """Once all else is done: records the audit, then updates the ledger, which is what makes it done.
+
+    Args:
+        output: canonical URI of the results.
+        plan: the audit.
+        run_record: the content of the file of its run; None where there was no image to score.
+        report: URI of its page.
+
+    Returns:
+        Its record.
+    """
+    record = {
+        "schema_version": RECORD_VERSION,
+        "audit_id": plan.audit_id,
+        "dt": str(plan.dt),
+        "since": plan.since and str(plan.since),
+        "run_id": run_record and run_record["run_id"],
+        "inputs": list(plan.ledger.inputs),
+        "n_listed": sum(plan.comparison.listed.values()),
+        "n_audited": plan.ledger.n_images,
+        "is_whole": plan.comparison.is_whole,
+        "listed": dict(plan.comparison.listed),
+        "skipped": dict(plan.skipped),
+        "changes": {kind: dict(counts) for kind, counts in plan.comparison.changes.items()},
+        "counts": run_record["counts"] if run_record else {},
+        "category_counts": run_record["category_counts"] if run_record else {},
+        "report": report,
+        "started_at": plan.started_at,
+        "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+    with suppress(FileNotFoundError):
+        unplaced = read_bytes(f"{planned_images(output)}.{UNPLACED}")
+        write_bytes(join(_night(output, plan.dt), f"{plan.audit_id}.{UNPLACED}"), unplaced)
+    write_bytes(join(_night(output, plan.dt), f"{plan.audit_id}.json"), _json(record))
+    write_ledger(output, plan.ledger)
+    drop_plan(output)
+    return record
+
+
+def audits_of(output: str, dt: date) -> list[dict[str, Any]]:
+    """The records of the audits of a night, the oldest first."""
+    try:
+        uris = [file.uri for file in list_files(_night(output, dt)) if file.uri.endswith(".json")]
+    except FileNotFoundError:
+        return []
+    return sorted((json.loads(read_bytes(uri)) for uri in uris), key=lambda record: str(record["finished_at"]))
+
+
+def _night(output: str, dt: date) -> str:
+    return join(output, AUDIT_FOLDER, NIGHTS, f"dt={dt}")
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
