@@ -23,6 +23,7 @@ from differnet_ray.cli import (
     schemas,
     score,
     serve,
+    tidy,
     verify,
 )
 from differnet_ray.cli.demo import demo
@@ -64,3 +65,4 @@ main.add_command(calibrate.calibrate)
 main.add_command(redecide.redecide)
 main.add_command(verify.verify)
 main.add_command(report.report)
+main.add_command(tidy.tidy)

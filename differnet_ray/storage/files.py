@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,11 +35,13 @@ class StoredFile:
         uri: canonical URI.
         size: bytes.
         etag: changes when the content does: the store's etag, or modification time and size of a local file.
+        modified: when it was written, seconds since 1970.
     """
 
     uri: str
     size: int
     etag: str
+    modified: float = field(default=0.0, compare=False)
 
 
 def read_bytes(uri: str, etag: str | None = None) -> bytes:
@@ -239,7 +241,7 @@ def _entries(uri: str, *, everything: bool) -> Iterator[StoredFile | str]:
         if empty and not _exists(filesystem, path):
             raise FileNotFoundError(uri)
         if empty and (info := filesystem.info(path))["type"] == "file":
-            yield StoredFile(uri, int(info["size"]), str(info["ETag"]).strip('"'))
+            yield StoredFile(uri, int(info["size"]), str(info["ETag"]).strip('"'), info["LastModified"].timestamp())
 
 
 def _walk(path: str, everything: bool) -> Iterator[StoredFile | str]:
@@ -251,10 +253,19 @@ def _walk(path: str, everything: bool) -> Iterator[StoredFile | str]:
         for name in names:
             file = os.path.join(folder, name)
             stat = os.stat(file) if os.path.exists(file) else os.lstat(file)  # of a broken link, the link
-            yield StoredFile(FILE + file, stat.st_size, _local_etag(stat))
+            yield StoredFile(FILE + file, stat.st_size, _local_etag(stat), stat.st_mtime)
         if not everything:
             yield from (FILE + below for name in folders if not os.path.islink(below := os.path.join(folder, name)))
             return
+
+
+def open_uploads(uri: str) -> list[StoredFile]:
+    """Uploads to S3 in parts below a location that were begun and not ended, with their ids as etags: no listing has them."""
+    if uri.startswith(FILE):
+        return []
+    filesystem, path = _filesystem(uri)
+    with _explained("list the uploads to", uri):
+        return [StoredFile(S3 + key, 0, upload, begun) for key, upload, begun in s3.open_uploads(filesystem, path)]
 
 
 def list_folders(uri: str) -> list[str]:

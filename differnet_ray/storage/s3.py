@@ -122,8 +122,8 @@ def put(filesystem: Any, path: str, data: bytes, create_only: bool) -> bool:
     return True
 
 
-def objects(filesystem: Any, path: str, delimiter: str) -> Iterator[tuple[str, int, str] | str]:
-    """Path, size and etag of each object below a prefix, or the path of a folder; s3fs itself lists into memory."""
+def objects(filesystem: Any, path: str, delimiter: str) -> Iterator[tuple[str, int, str, float] | str]:
+    """Path, size, etag and time of each object below a prefix, or the path of a folder; s3fs itself lists into memory."""
     bucket, _, key = path.partition("/")
     page = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": delimiter}
     while page:
@@ -132,8 +132,25 @@ def objects(filesystem: Any, path: str, delimiter: str) -> Iterator[tuple[str, i
             yield f"{bucket}/{folder['Prefix'].removesuffix('/')}"
         for found in answer.get("Contents", []):
             if not found["Key"].endswith("/"):  # an empty object that stands for a folder
-                yield f"{bucket}/{found['Key']}", int(found["Size"]), str(found["ETag"]).strip('"')
+                yield (
+                    f"{bucket}/{found['Key']}",
+                    int(found["Size"]),
+                    str(found["ETag"]).strip('"'),
+                    found["LastModified"].timestamp(),
+                )
         page = page | {"ContinuationToken": answer["NextContinuationToken"]} if answer.get("IsTruncated") else {}
+
+
+def open_uploads(filesystem: Any, path: str) -> Iterator[tuple[str, str, float]]:
+    """Path, id and time of each upload in parts below a prefix that was begun and not ended."""
+    bucket, _, key = path.partition("/")
+    page = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+    while page:
+        answer = filesystem.call_s3("list_multipart_uploads", **page)
+        for found in answer.get("Uploads", []):
+            yield f"{bucket}/{found['Key']}", str(found["UploadId"]), found["Initiated"].timestamp()
+        markers = {"KeyMarker": answer.get("NextKeyMarker"), "UploadIdMarker": answer.get("NextUploadIdMarker")}
+        page = page | markers if answer.get("IsTruncated") else {}
 
 
 def delete_objects(filesystem: Any, paths: list[str]) -> None:
