@@ -131,7 +131,23 @@ def test_a_config_file_that_is_no_toml_is_refused(fit_options: list[object], tmp
     refused(run(*fit_options, "--config", tmp_path / "fit.toml"), "fit.toml")
 
 
-@pytest.mark.parametrize("name", ["fit", "score", "evaluate", "reproduce"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--all", "--since", "2026-01-31"], "give one of them"),
+        (["--since", "yesterday"], "--since 'yesterday': expected YYYY-MM-DD"),
+        (["--date", "31.1.2026"], "--date '31.1.2026': expected YYYY-MM-DD"),
+        (["--input", "nowhere"], "nowhere: no such file or folder"),
+        (["--path-pattern", "{line"], "path pattern"),
+    ],
+)
+def test_an_audit_is_refused_before_any_work(factory: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    output = tmp_path / "results"
+    refused(run("audit", "--input", factory, "--models", tmp_path / "models", "--output", output, *options), said)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("name", ["fit", "score", "audit", "evaluate", "reproduce"])
 def test_the_job_files_and_their_configuration_are_valid(name: str) -> None:
     jobs = Path(__file__).parents[2] / "jobs"
     assert len((jobs / f"{name}.py").read_text().splitlines()) < 20
