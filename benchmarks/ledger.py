@@ -31,9 +31,8 @@ ARCHIVE = "s3://plant/archive"
 
 def main(n_listed: int, n_new: int) -> None:
     """Prints Markdown."""
-    print(
-        "| night | listed | to score | seconds | ledger | memory with the listing | at its largest |\n|---|---|---|---|---|---|---|"
-    )
+    columns = ("night", "listed", "to score", "seconds", "ledger", "memory with the listing", "at its largest")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     with tempfile.TemporaryDirectory() as folder:
         nights = (("first", n_listed - n_new), ("second", n_listed), ("third", n_listed))
         for number, (name, n) in enumerate(nights):
