@@ -286,7 +286,7 @@ def run_table(record: Mapping[str, Any]) -> str:
     from differnet_ray.tables import SCORED_STATUSES, STATUSES
 
     statuses = [status for status in STATUSES if status in record["counts"] or status in SCORED_STATUSES]
-    lines = [_counts_table(record, statuses), "", f"run {record['run_id']}, {record['n_maps']} gradient maps"]
+    lines = [_counts_table(record, statuses), "", f"run {record['run_id']}, {record['n_maps']} maps"]
     lines += [f"replaced {n:,} rows of the run {run_id}" for run_id, n in record.get("replaced", {}).items()]
     return "\n".join(lines)
 
