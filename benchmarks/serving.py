@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving [--seconds 60] [--small 10000] [--models FOLDER --category NAME --images FOLDER]
 
-Starts `differnet-ray serve` on this machine. Without `--models` it fits a model of the preset `fast` with random weights on
+Starts `differnet-ray serve` on this machine. Without `--models` it fits a model of quarter turns with random weights on
 images that it makes: speed does not depend on weights. `--small N` sends N requests to a model of 64 pixels, and shows the
 memory of Serve's processes on the way.
 """
@@ -62,7 +62,7 @@ def main() -> None:
         _made(Path(folder) / "data" / "small" / "train" / "good", 64)
         models = asked.models or f"{folder}/models"
         if asked.models is None:
-            _fit(folder, models, "part", "--preset=fast")
+            _fit(folder, models, "part", "--preset=pooled", "--pose=quarter")
         _fit(folder, f"{folder}/small", "small", *SMALL)
         files = sorted(Path(asked.images or images).iterdir())[:IMAGES]
         with _serving(folder, models) as address:

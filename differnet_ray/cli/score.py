@@ -292,7 +292,7 @@ def score_tasks(progress: ScoreProgress) -> dict[str, tuple[int, int, str]]:
 
 def run_table(record: Mapping[str, Any]) -> str:
     """What came of a scoring run, for people."""
-    lines = [status_table(record), "", f"run {record['run_id']}, {record['n_maps']} gradient maps"]
+    lines = [status_table(record), "", f"run {record['run_id']}, {record['n_maps']} maps"]
     lines += [f"replaced {n:,} rows of the run {run_id}" for run_id, n in record.get("replaced", {}).items()]
     return "\n".join(lines)
 

@@ -155,7 +155,8 @@ def test_the_driver_is_killed_and_the_same_command_goes_on_from_s3_to_s3(
     data, models = f"{bucket}/data", f"{bucket}/models"
     S3FileSystem().put(str(factory), data.removeprefix("s3://"), recursive=True)
     sizes = {"image_size": 64, "scales": 1, "transforms": 4, "blocks": 2, "hidden": 16, "epochs": 10, "fresh_epochs": 1}
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**sizes, "clamp_alpha": 0.3}.items()]
+    values = {"preset": "paper", **sizes, "clamp_alpha": 0.3}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     command = [
         *(sys.executable, "-m", "differnet_ray.cli", "fit", "--data", data, "--models", models, *options, "--no-test"),
         *("--backbone-weights", "random", "--max-parallel=1", "--checkpoint-seconds=0", "--scratch", tmp_path / "scratch"),

@@ -32,7 +32,7 @@ from differnet_ray.pipeline import fit_flows
 from differnet_ray.pipeline.fit_category import FitJob, fit_category
 from differnet_ray.pipeline.fit_flows import Effort
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
-from differnet_ray.pipeline.stages import LoadedModels
+from differnet_ray.pipeline.loaded_models import ModelCache
 from differnet_ray.storage.files import read_bytes
 from differnet_ray.storage.locations import canonical
 from differnet_ray.store.card import card
@@ -111,7 +111,7 @@ def test_a_model_on_a_network_of_timm_scores_from_the_store_alone(
     assert stored.recipe.extractor == of
     assert stored.backbone.file == f"random-seed0-test_efficientnet-{stored.backbone.digest[:16]}.safetensors"
     assert stored.lineage.n_held_out > 0
-    net = LoadedModels(now.models, {"lid": result.version}, "cpu")["lid"].net
+    net = ModelCache(now.models, "cpu").get("lid", result.version).net
     uris, expected = stored.calibration["uri"].to_pylist(), calibration_scores(stored)
     pixels = [decode(read_bytes(uri), size=128).pixels for uri in uris]
     found = [score_image(net, torch.from_numpy(image)).anomaly_score for image in pixels]
