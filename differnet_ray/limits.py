@@ -92,7 +92,7 @@ class AlarmLimits:
     reference_nights: int = 28
     fewest_nights: int = 7
     assumed_night_shift: float = 0.25
-    assumed_night_factor: float = 0.35
+    assumed_night_factor: float = 0.45
     drift_days: int = 40
     most_values: int = 50
     known_events: tuple[KnownEvent, ...] = ()
@@ -104,7 +104,7 @@ class AlarmLimits:
         _require(self.false_alarms_per_year <= 100, "false_alarms_per_year", self.false_alarms_per_year, "at most 100")
         _require(self.smallest_shift >= 0, "smallest_shift", self.smallest_shift, "0 or more standard deviations")
         _require(self.smallest_ratio >= 1, "smallest_ratio", self.smallest_ratio, "a factor of 1 or more")
-        _require(self.fewest_nights >= 5, "fewest_nights", self.fewest_nights, "5 or more")
+        _require(self.fewest_nights >= 7, "fewest_nights", self.fewest_nights, "7 or more")
         for key in ("reference_nights", "drift_days"):
             _require(getattr(self, key) >= self.fewest_nights, key, getattr(self, key), "fewest_nights or more")
         for key in ("at_most", "at_least"):

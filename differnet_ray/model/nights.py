@@ -52,7 +52,7 @@ class Reference:
 
 
 def reference_of_nights(values: Floats, std_errors: Floats) -> Reference:
-    """The reference that m >= 5 healthy nights are.
+    """The reference that m >= 7 healthy nights are; of fewer the spread is too uncertain for the degrees of freedom.
 
     Args:
         values: (m,) summaries.

@@ -74,7 +74,7 @@ class RateTest:
 
 
 def rate_test(
-    count: int, n: int, prior: RatePrior, nights: Sequence[tuple[int, int]] = (), night_factor: float = 0.35
+    count: int, n: int, prior: RatePrior, nights: Sequence[tuple[int, int]] = (), night_factor: float = 0.45
 ) -> RateTest:
     """Compares a count with its predictive distribution.
 

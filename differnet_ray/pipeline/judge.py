@@ -98,7 +98,8 @@ def _volume(one: Observed, nights: list[Observed], limits: AlarmLimits) -> Judge
     ratio = tonight / float(np.exp(reference.location))
     # weekends are healthy: only what no night of the reference had is more or less than usual
     outside = not counts.min() <= tonight <= counts.max()
-    p_value = night_p_value(np.log(tonight), 1 / np.sqrt(max(tonight, 1.0)), reference)
+    usual = max(float(np.exp(reference.location)), 1.0)
+    p_value = night_p_value(float(np.log(tonight)), usual**-0.5, reference)  # a healthy night has about the usual error
     relevant = outside and max(ratio, 1 / ratio) >= limits.smallest_ratio
     return _compared(one, reference, one.value / float(np.exp(reference.location)), p_value, relevant)
 

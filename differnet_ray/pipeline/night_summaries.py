@@ -6,11 +6,11 @@ bounded, and the same rows give the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -58,10 +58,14 @@ def observed_of_night(
     rows = _rows(output, dt, category)
     share = min(1.0, MOST_FOR_QUANTILES / max(rows.count_rows(), 1))
     last = f"{min(int(share * 2**32), 2**32 - 1):08x}"
-    low, high = (-np.inf, np.inf) if calibration is None else (calibration.scores.min(), calibration.scores.max())
+    low, high = (
+        (-math.inf, math.inf) if calibration is None else (float(calibration.scores.min()), float(calibration.scores.max()))
+    )
     with bounded_database() as database:
         database.register("scores", rows)
-        database.execute("CREATE TABLE pair AS SELECT unnest(map_entries(attributes), recursive := true) FROM scores")
+        columns = ", ".join(("status", "anomaly_score", "model_version", "attributes", *_PICTURE))
+        database.execute(f"CREATE TABLE image AS SELECT image_id[:8] <= '{last}' AS sampled, {columns} FROM scores")  # noqa: S608
+        database.execute("CREATE TABLE pair AS SELECT unnest(map_entries(attributes), recursive := true) FROM image")
         keys = [
             key
             for key, n in database.sql(
@@ -70,8 +74,8 @@ def observed_of_night(
             if n <= most_values and key != GREY_CLIPPED
         ]
         database.execute("DROP TABLE pair")
-        cells = ["SELECT '' AS attribute, '' AS attribute_value, * FROM scores"]
-        cells += ["SELECT ?, attributes[?], * FROM scores WHERE attributes[?] IS NOT NULL" for _ in keys]
+        cells = ["SELECT '' AS attribute, '' AS attribute_value, * FROM image"]
+        cells += ["SELECT ?, attributes[?], * FROM image WHERE attributes[?] IS NOT NULL" for _ in keys]
         values = [value for key in keys for value in (key, key, key)]
         quantiles = ", ".join(
             f"count({column}) FILTER (sampled) AS n_{column}, "
@@ -80,14 +84,14 @@ def observed_of_night(
         )
         found = database.execute(
             f"""
-            WITH cell AS ({" UNION ALL ".join(cells)}), row AS (SELECT *, image_id[:8] <= '{last}' AS sampled FROM cell)
+            WITH cell AS ({" UNION ALL ".join(cells)})
             SELECT attribute, attribute_value, count(*) AS n,
                 count(*) FILTER (status IN {UNREADABLE}) AS unreadable, count(*) FILTER (status = 'missing') AS missing,
                 count(anomaly_score) AS scored, count(*) FILTER (status = 'anomalous') AS anomalous,
                 count(*) FILTER (status IN ('anomalous', 'review')) AS review,
-                count(*) FILTER (anomaly_score < {low!r}::DOUBLE OR anomaly_score > {high!r}::DOUBLE) AS outside,
+                count(*) FILTER (anomaly_score < '{low}'::DOUBLE OR anomaly_score > '{high}'::DOUBLE) AS outside,
                 string_agg(DISTINCT model_version, ',' ORDER BY model_version) AS model, {quantiles}
-            FROM row GROUP BY attribute, attribute_value ORDER BY attribute, attribute_value
+            FROM cell GROUP BY attribute, attribute_value ORDER BY attribute, attribute_value
             """,  # noqa: S608
             values,
         )
