@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
@@ -16,7 +17,7 @@ from stored_models import a_model
 
 from differnet_ray.archives.index import image_id
 from differnet_ray.errors import ConfigError
-from differnet_ray.limits import AlarmLimits, KnownEvent, Muted
+from differnet_ray.limits import MEASURES, AlarmLimits, KnownEvent, Muted
 from differnet_ray.pipeline.drift import NightDrift, drift_of_night
 from differnet_ray.results.drift_table import drift_before, write_drift
 from differnet_ray.storage.locations import canonical
@@ -229,6 +230,14 @@ def test_the_same_night_gives_the_same_rows(healthy_plant: tuple[Plant, list[Nig
 def test_limits_that_cannot_be_meant_are_named(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         AlarmLimits.from_dict(values)
+
+
+def test_the_page_of_the_audit_names_every_measure_and_its_limits_are_taken() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert all(f"`{measure}`" in page for measure in MEASURES)
+    limits = AlarmLimits.from_dict(tomllib.loads(page.split("```toml")[1].split("```")[0]))
+    assert limits.muted_by("lid", "", "", "sharpness", date(2026, 2, 1)) is not None
+    assert limits.muted_by("lid", "", "", "sharpness", date(2026, 3, 1)) is None
 
 
 def test_limits_are_read_from_plain_values() -> None:
