@@ -108,8 +108,9 @@ class AlarmLimits:
         for key in ("reference_nights", "drift_days"):
             _require(getattr(self, key) >= self.fewest_nights, key, getattr(self, key), "fewest_nights or more")
         for key in ("at_most", "at_least"):
-            for measure in getattr(self, key):
+            for measure, value in getattr(self, key).items():
                 _require(measure in MEASURES, key, measure, ", ".join(MEASURES))
+                _require(isinstance(value, int | float), f"{key}.{measure}", value, "a number")
 
     @property
     def days_back(self) -> int:
@@ -152,5 +153,5 @@ def _made(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
             _require(type(value) is date, f"{name}.{key}", value, "a date such as 2026-01-31, without quotes")
     try:
         return kind(**values)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise ConfigError(f"{name} = {dict(values)!r} is not allowed: {error}") from error

@@ -107,9 +107,13 @@ def _by_category(rows: pa.Table) -> Iterator[pa.Table]:
 
 
 def _absent(observed: Sequence[Observed], past: Mapping[Key, Sequence[Past]]) -> list[Observed]:
-    """Cells that earlier nights had and tonight has not."""
+    """Cells that healthy nights had and tonight has not."""
     seen = {one.key for one in observed}
-    return [Observed(*key, 0, 0.0) for key in past if key[3] == VOLUME and key not in seen]
+    return [
+        Observed(*key, 0, 0.0)
+        for key, nights in past.items()
+        if key[3] == VOLUME and key not in seen and any(night.healthy and night.observed.value > 0 for night in nights)
+    ]
 
 
 def _urgency(row: Mapping[str, Any]) -> tuple[bool, float, str, str, str, str]:

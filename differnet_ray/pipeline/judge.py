@@ -19,7 +19,7 @@ from differnet_ray.model.alarms import Budget, family_wise
 from differnet_ray.model.nights import Reference, night_p_value, reference_of_nights
 from differnet_ray.model.rates import SELDOM, rate_test
 from differnet_ray.model.slow_drift import slow_drift
-from differnet_ray.pipeline.observed import LOGARITHMIC, SCORE_RATES, Calibration, Judged, Key, Observed, Past
+from differnet_ray.pipeline.observed import LOGARITHMIC, SCORE_RATES, SMALLEST, Calibration, Judged, Key, Observed, Past
 from differnet_ray.pipeline.verdict_words import words_of
 
 OK, ALARM, MUTED, NO_REFERENCE = VERDICTS = ("ok", "alarm", "muted", "no_reference")
@@ -152,7 +152,7 @@ def _compared_as(one: Observed) -> tuple[float, float]:
     error = one.std_error or 0.0
     if one.measure not in LOGARITHMIC:
         return one.value, error
-    value = max(one.value, 1e-12)
+    value = max(one.value, SMALLEST)
     return float(np.log(value)), error / value
 
 
@@ -163,7 +163,7 @@ def _unit(one: Observed, nights: Sequence[Observed], calibration: Calibration | 
     else:
         of_nights = [night for night in (*nights, one) if night.image_spread is not None]
         spreads = [
-            (night.image_spread or 0.0) / (max(night.value, 1e-12) if night.measure in LOGARITHMIC else 1.0)
+            (night.image_spread or 0.0) / (max(night.value, SMALLEST) if night.measure in LOGARITHMIC else 1.0)
             for night in of_nights
         ]
         unit = float(np.median(spreads)) if spreads else 0.0

@@ -39,8 +39,10 @@ def categories_of_night(output: str, dt: date) -> list[str]:
 
 def models_of_night(output: str, dt: date, category: str) -> list[str]:
     """Versions of the model that scored images of the category, sorted."""
-    column = _rows(output, dt, category).to_table(columns=["model_version"])["model_version"]
-    return sorted(pc.unique(column.drop_null()).to_pylist())
+    found: set[str | None] = set()
+    for batch in _rows(output, dt, category).to_batches(columns=["model_version"]):
+        found.update(pc.unique(batch["model_version"]).to_pylist())
+    return sorted(version for version in found if version is not None)
 
 
 def observed_of_night(

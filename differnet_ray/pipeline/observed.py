@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 LOGARITHMIC = (VOLUME, "score_median", "score_q90", "sharpness")  # compared as ratios
 SCORE_RATES = ("anomalous_rate", "review_rate", "outside_rate")
+SMALLEST = 1e-12  # what the logarithm of zero is taken of
 NORMAL_IQR = 1.349  # quartiles of a normal distribution are so many standard deviations apart
 
 Key = tuple[str, str, str, str]
@@ -99,14 +100,18 @@ class Calibration:
         return RatePrior.of_calibration(n_over, n, self.n_groups)
 
     @property
+    def _logs(self) -> Floats:
+        return np.asarray(np.log(np.maximum(self.scores, SMALLEST)))
+
+    @property
     def image_spread(self) -> float:
         """Robust standard deviation of the logarithm of single scores."""
-        low, high = np.quantile(np.log(self.scores), (0.25, 0.75))
+        low, high = np.quantile(self._logs, (0.25, 0.75))
         return float(high - low) / NORMAL_IQR
 
     def reference(self, level: float, limits: AlarmLimits) -> Reference:
         """Of the logarithm of a quantile of a night."""
-        logs, n = np.log(self.scores), self.n_groups
+        logs, n = self._logs, self.n_groups
         step = np.sqrt(level * (1 - level) / n)
         low, high = np.quantile(logs, np.clip((level - step, level + step), 0, 1))
         # in the tail the quantiles end at the largest score: never less certain than the median's asymptotic error
