@@ -23,6 +23,7 @@ from datetime import date, timedelta
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, ndtri
 from scipy.stats import ks_2samp, norm
 
 from differnet_ray.limits import AlarmLimits
@@ -71,11 +72,11 @@ class Plant:
         shift += self._draw(c, 0)
         brightness += self._draw(c, 1)
         ends = np.array([calibration.threshold, calibration.review_threshold, calibration.scores.max()])
-        over = norm.sf(np.log(ends) - shift)
+        over = ndtr(shift - np.log(ends))
         defects = rng.binomial(n, min((rate - 1) * over[0], 1.0))
         anomalous = min(rng.binomial(n, over[0]) + defects, n)
         review = min(anomalous + rng.binomial(n - anomalous, (over[1] - over[0]) / (1 - over[0])), n)
-        under = norm.cdf(np.log(calibration.scores.min()) - shift)
+        under = ndtr(np.log(calibration.scores.min()) - shift)
         outside = min(rng.binomial(n, min(over[2] + under, 1.0)) + defects, n)
         unreadable = rng.binomial(n, 1e-3 * np.exp(0.4 * rng.standard_normal()))
         place = (name, "", "")
@@ -87,7 +88,7 @@ class Plant:
         middle, upper = _quantiles(rng, n)
         for measure, level, at in (("score_median", 0.5, middle), ("score_q90", 0.9, upper)):
             value = float(np.exp(at + shift))
-            error = np.sqrt(level * (1 - level) / n) / norm.pdf(norm.ppf(level)) * value
+            error = np.sqrt(level * (1 - level) / n) / norm.pdf(ndtri(level)) * value
             found.append(Observed(*place, measure, n, value, None, float(error), value, "1"))
         bright = 120 + 10 * (_quantiles(rng, n)[0] + brightness)
         found.append(Observed(*place, "brightness", n, bright, None, 12.533 / np.sqrt(n), 10.0))
@@ -115,7 +116,7 @@ def _quantiles(rng: np.random.Generator, n: int) -> tuple[float, float]:
     k, m = (n + 1) // 2, max(int(np.ceil(0.9 * n)), (n + 1) // 2 + 1)
     middle = rng.beta(k, n + 1 - k)
     upper = middle + (1 - middle) * rng.beta(m - k, n + 1 - m)
-    return float(norm.ppf(middle)), float(norm.ppf(upper))
+    return float(ndtri(middle)), float(ndtri(upper))
 
 
 def healthy(name: str, nights: int, limits: AlarmLimits, seed: int, plants: int = 1, **how: float) -> str:

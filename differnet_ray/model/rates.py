@@ -98,7 +98,9 @@ def rate_test(
             log_posterior = log_posterior + _log_likelihood(*_held(flagged, images), night_factor)
     posterior = np.exp(log_posterior - log_posterior.max())
     posterior /= posterior.sum()
-    of_night = posterior.ravel() @ _kernels(night_factor).reshape(-1, len(LOGITS))  # distribution of tonight's logit
+    some = _not_negligible(posterior.sum(axis=0))
+    # distribution of tonight's logit
+    of_night = sum(p[some] @ kernel[some] for p, kernel in zip(posterior, _kernels(night_factor), strict=True))
     rates = expit(LOGITS)
     expected = float(of_night @ rates)
     spread = float(np.sqrt(max(of_night @ (rates - expected) ** 2, 0.0)))
@@ -142,4 +144,12 @@ def _log_likelihood(count: int, n: int, night_factor: float) -> Floats:
     rates = expit(LOGITS)
     log_choose = -np.log(n + 1) - betaln(count + 1, n - count + 1)
     of_rate = np.exp(log_choose + xlogy(count, rates) + xlog1py(n - count, -rates))
-    return np.asarray(np.log((1 - BAD_NIGHT) * (_kernels(night_factor) @ of_rate) + BAD_NIGHT / (n + 1)))
+    some, kernels = _not_negligible(of_rate), _kernels(night_factor)
+    of_night = kernels.reshape(-1, len(LOGITS))[:, some] @ of_rate[some]
+    return np.asarray(np.log((1 - BAD_NIGHT) * of_night.reshape(kernels.shape[:2]) + BAD_NIGHT / (n + 1)))
+
+
+def _not_negligible(weights: Floats) -> slice:
+    """From the first to the last of some weights that matter."""
+    places = np.flatnonzero(weights > 1e-15 * weights.max())
+    return slice(int(places[0]), int(places[-1]) + 1)

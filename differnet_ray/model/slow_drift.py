@@ -31,7 +31,7 @@ Days = npt.NDArray[np.int64]
 
 STEPS = (0.5, 1.0, 2.0, 4.0, 8.0)  # spreads of a night
 RAMPS = (0.25, 0.5, 1.0, 2.0)  # spreads a night
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(12)
 _LOG_WEIGHTS = np.log(_WEIGHTS)
 
 
@@ -123,8 +123,9 @@ def log_ratio(lam: Floats, c: Floats, degrees: int) -> Floats:
     width = 1 / np.sqrt(1 + (degrees - 1) / peak**2)
     r = peak[..., None] + width[..., None] * _NODES
     inside = r > 0
+    at_peak = (degrees - 1) * np.log(peak) - peak**2 / 2 + a * peak
     log_r = np.log(np.where(inside, r, 1.0))
-    terms = (degrees - 1) * log_r - r**2 / 2 + a[..., None] * r + _NODES**2 / 2 + _LOG_WEIGHTS
-    log_integral = logsumexp(np.where(inside, terms, -np.inf), axis=-1) + np.log(width)
+    terms = (degrees - 1) * log_r + r * (a[..., None] - r / 2) + (_NODES**2 / 2 + _LOG_WEIGHTS) - at_peak[..., None]
+    log_integral = np.log(np.where(inside, np.exp(terms), 0.0).sum(axis=-1)) + at_peak + np.log(width)
     log_norm = gammaln(degrees / 2) + (degrees / 2 - 1) * np.log(2)
     return np.asarray(log_integral - log_norm - lam**2 / 2)
