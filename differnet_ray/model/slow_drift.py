@@ -68,7 +68,7 @@ def slow_drift(values: Floats, days: Days, *, horizon: int, fewest: int, after: 
         >>> nights = np.random.default_rng(0).normal(size=40)
         >>> steady = slow_drift(nights, np.arange(40), horizon=40, fewest=7)
         >>> drifting = slow_drift(nights + np.maximum(np.arange(40) - 29, 0), np.arange(40), horizon=40, fewest=7)
-        >>> steady.log_e < np.log(100) < np.log(100_000) < drifting.log_e
+        >>> bool(steady.log_e < np.log(100) < np.log(100_000) < drifting.log_e)
         True
     """
     tonight = int(days[-1])
