@@ -320,7 +320,38 @@ REPRODUCTIONS = Table(
     ),
 )
 
-TABLES = (MANIFEST, SCORES, MAPS, RUNS, CALIBRATION, REPRODUCTIONS)
+DRIFT = Table(
+    "drift",
+    1,
+    pa.schema(
+        [
+            _field("dt", pa.date32(), "the night: the day of the rows of scores that it is of"),
+            _field("category", pa.string(), "product category"),
+            _field("attribute", pa.string(), "such as line: the row is of images that have a value of it; empty for all"),
+            _field("attribute_value", pa.string(), "that value, such as B; empty for all"),
+            _field("measure", pa.string(), "what is watched, such as anomalous_rate or score_median: docs/audit.md"),
+            _field("n_images", pa.int64(), "images that the measure is of"),
+            _field("count", pa.int64(), "flagged ones among them, of rates", null=True),
+            _field("value", pa.float64(), "of the measure"),
+            _field("std_error", pa.float64(), "of the value as an estimate from these images; of quantiles", null=True),
+            _field("image_spread", pa.float64(), "robust standard deviation of single images; of quantiles", null=True),
+            _field("model_version", pa.string(), "that scored, of measures that depend on it", null=True),
+            _field("reference", pa.float64(), "what the value usually is; null where nothing says it", null=True),
+            _field("reference_spread", pa.float64(), "standard deviation of a night; a factor, of ratios", null=True),
+            _field("n_reference", pa.int64(), "healthy nights of the reference; 0 for the calibration set"),
+            _field("effect", pa.float64(), "ratio of rates and volumes; else shift in image standard deviations", null=True),
+            _field("p_value", pa.float64(), "probability of a night as unusual, if it is healthy", null=True, unit="1"),
+            _field("e_value", pa.float64(), "e-detector of slow drift: evidence against all nights being alike", null=True),
+            _field("drift", pa.float64(), "shift since the likeliest change, in standard deviations of an image", null=True),
+            _field("verdict", pa.string(), "ok, alarm, muted, or no_reference where nothing could be tested"),
+            _field("alarm", pa.string(), "counts, tonight, drift, limit, with commas between several", null=True),
+            _field("reason", pa.string(), "why, in words; null where all is well", null=True),
+        ]
+    ),
+    partition_by=("dt",),
+)
+
+TABLES = (MANIFEST, SCORES, MAPS, RUNS, CALIBRATION, REPRODUCTIONS, DRIFT)
 
 # What flows between the stages (docs: "what flows"). A finished row never loses its id.
 FETCHED = pa.schema(

@@ -23,6 +23,7 @@ LAZY_RAY = ("differnet_ray.cli.doctor",)  # a door: asks inside a function wheth
 FLOOR = (  # the standard library only
     "differnet_ray.errors",
     "differnet_ray.config",
+    "differnet_ray.limits",
     "differnet_ray.labels",
     "differnet_ray.threads",
     "differnet_ray.queries",
@@ -36,6 +37,7 @@ DATA_ROOMS = (STORAGE, ARCHIVES, STORE, RESULTS)
 ROOMS = {  # the modules of the package that a room may import
     "differnet_ray.errors": (),
     "differnet_ray.config": ("differnet_ray.errors",),
+    "differnet_ray.limits": ("differnet_ray.errors",),
     "differnet_ray.labels": (),
     "differnet_ray.threads": (),
     "differnet_ray.queries": (),
