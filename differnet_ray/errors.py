@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-EXIT_FAILED, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 4, 130
+EXIT_FAILED, EXIT_ALARM, EXIT_NOT_ALL_SCORED, EXIT_INTERRUPTED = 1, 3, 4, 130
 
 
 class DifferNetError(Exception):

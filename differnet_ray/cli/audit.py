@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from differnet_ray.cli.options import AS_JSON, CONFIG, MODELS, OUTPUT, actors_between, day, day_or_none, versions_of
 from differnet_ray.cli.score import indexed, no_models, not_scored, score_tasks, status_table, warn_clipped
-from differnet_ray.errors import EXIT_NOT_ALL_SCORED, ConfigError
+from differnet_ray.errors import EXIT_ALARM, EXIT_NOT_ALL_SCORED, ConfigError
+from differnet_ray.limits import AlarmLimits
 
 if TYPE_CHECKING:
     from differnet_ray.distributed.audit import AuditJob
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 @click.option("--overlays", is_flag=True, help="Add a PNG of the image with its map over it to each gradient map.")
 @click.option("--model", "versions", multiple=True, callback=versions_of, metavar="NAME=VERSION", help="Not the latest.")
 @click.option("--score-actors", "actors", callback=actors_between, metavar="MIN:MAX", help="Default: what suits the cluster.")
+@click.option("--limits", "limits_file", metavar="FILE", help="When to alarm: a TOML file, see jobs/limits.toml.")
+@click.option("--false-alarms-per-year", type=float, help="Nights with a false alarm in a year, at most; default: 2.")
 @click.option("--report", metavar="URI", help="Folder of the pages; default: OUTPUT/reports.")
 @click.option("--resume/--no-resume", default=True, help="Finish an audit that was killed as it was planned; default, or anew.")
 @click.option("--dry-run", is_flag=True, help="Say what is new, changed and gone; score and write nothing.")
@@ -48,11 +53,13 @@ def audit(
     inputs: tuple[str, ...],
     since: date | None,
     everything: bool,
+    limits_file: str | None,
+    false_alarms_per_year: float | None,
     as_json: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Score what is new or changed in an archive since the last audit, and write the report.
+    """Score what is new or changed in an archive since the last audit, judge the night, and write the report.
 
     An audit that failed or was killed is made up first, each image once. Where nothing is new, nothing is done.
     """
@@ -60,8 +67,11 @@ def audit(
 
     if everything and since is not None:
         raise ConfigError("--all and --since: give one of them")
-    done = run_audit(inputs, since=EVER if everything else since, dry_run=dry_run, **options)
+    limits = limits_of(limits_file, false_alarms_per_year)
+    done = run_audit(inputs, since=EVER if everything else since, dry_run=dry_run, limits=limits, **options)
     click.echo(json.dumps({"audits": done}, indent=2) if as_json else "\n\n".join(map(audit_text, done)) or "nothing to do")
+    if any(record.get("alarms") for record in done):
+        ctx.exit(EXIT_ALARM)
     if any(map(not_scored, done)):
         ctx.exit(EXIT_NOT_ALL_SCORED)
 
@@ -80,6 +90,7 @@ def run_audit(
     overlays: bool = False,
     versions: Mapping[str, str] | None = None,
     actors: tuple[int, int] | None = None,
+    limits: AlarmLimits | None = None,
     report: str | None = None,
     resume: bool = True,
     dry_run: bool = False,
@@ -99,6 +110,7 @@ def run_audit(
         overlays: add pictures of the images with their maps over them.
         versions: category to version, where it is not the latest.
         actors: least and largest number of scoring actors.
+        limits: when to alarm; None: as where nothing is said.
         report: folder of the pages; None: OUTPUT/reports.
         resume: finish an audit that was killed as it was planned; else plan it anew, unless its rows are published.
         dry_run: compare only; write nothing.
@@ -119,6 +131,7 @@ def run_audit(
     if category is not None:
         check_category(category)
     sources = sources_of(inputs)
+    limits = limits or AlarmLimits()
 
     from differnet_ray.distributed.audit import AuditJob, compared, planned
     from differnet_ray.distributed.resources import cluster
@@ -143,7 +156,7 @@ def run_audit(
             check_writable(output)
             stack.enter_context(lease(lease_of_audits(output)))
         stack.enter_context(cluster())
-        if not dry_run and (made_up := _made_up(job, reports)):
+        if not dry_run and (made_up := _made_up(job, reports, limits)):
             done.append(made_up)
             if since and made_up["since"] and made_up["since"] <= str(since):  # that has taken them again
                 job = replace(job, since=None)
@@ -154,11 +167,28 @@ def run_audit(
             return [_foreseen(job, compared(index, job, write=False))]
         plan = planned(index, job)
         if plan is not None:
-            done.append(_carried_out(plan, job, reports))
+            done.append(_carried_out(plan, job, reports, limits))
     return done
 
 
-def _made_up(job: AuditJob, reports: str) -> dict[str, Any] | None:
+def limits_of(path: str | None, false_alarms_per_year: float | None) -> AlarmLimits:
+    """When to alarm: what a TOML file says, and the command line, which wins.
+
+    Raises:
+        ConfigError: the file cannot be read, or says something that is not allowed.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"--limits {path}: {error}") from error
+    if false_alarms_per_year is not None:
+        values["false_alarms_per_year"] = false_alarms_per_year
+    return AlarmLimits.from_dict(values)
+
+
+def _made_up(job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any] | None:
     """Finishes the audit that was planned and is not done, if there is one."""
     from differnet_ray.results.audits import drop_plan, pending
     from differnet_ray.results.runs import published
@@ -170,15 +200,17 @@ def _made_up(job: AuditJob, reports: str) -> dict[str, Any] | None:
         drop_plan(job.output)
         return None
     click.echo(f"making up the audit {plan.audit_id} of the night {plan.dt}, which was not finished", err=True)
-    return _carried_out(plan, job, reports)
+    return _carried_out(plan, job, reports, limits)
 
 
-def _carried_out(plan: AuditPlan, job: AuditJob, reports: str) -> dict[str, Any]:
-    """Scores, publishes, writes the report, and updates the ledger last."""
+def _carried_out(plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any]:
+    """Scores, publishes, judges the night, writes the report, and updates the ledger last."""
     from differnet_ray.cli.progress import Reporter
     from differnet_ray.distributed.audit import forms_of, scored
+    from differnet_ray.pipeline.drift import drift_of_night
     from differnet_ray.report.run_report import write_run_report
     from differnet_ray.results.audits import finish
+    from differnet_ray.results.drift_table import write_drift
     from differnet_ray.storage.locations import join
 
     forms = forms_of(plan, job.models)
@@ -189,7 +221,12 @@ def _carried_out(plan: AuditPlan, job: AuditJob, reports: str) -> dict[str, Any]
         warn_clipped(job.output, record, forms)
         target = join(reports, f"{record['run_id']}.html")
         page = write_run_report(job.output, record["run_id"], models=job.models, target=target)
-    return finish(job.output, plan, record, page)
+    alarms: tuple[str, ...] = ()
+    with suppress(FileNotFoundError):  # nothing has ever been published: there is no night to compare with
+        found = drift_of_night(job.output, plan.dt, job.models, limits)
+        write_drift(job.output, plan.dt, found.rows)
+        alarms = found.alarms
+    return finish(job.output, plan, record, page, alarms)
 
 
 def _foreseen(job: AuditJob, comparison: Comparison) -> dict[str, Any]:
@@ -218,6 +255,7 @@ def audit_text(record: Mapping[str, Any]) -> str:
         lines.append("Not all locations of earlier audits were listed: whether images are gone there is not known.")
     if record["counts"]:
         lines += ["", status_table(record), "", f"run {record['run_id']}, report {record['report']}"]
+    lines += [f"ALARM {reason}" for reason in record.get("alarms", ())]
     if record.get("unfinished"):
         lines.append(f"The audit {record['unfinished']} is not finished: the next one makes it up first.")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
@@ -126,7 +126,9 @@ def drop_plan(output: str) -> None:
     delete(join(output, AUDIT_FOLDER, PLAN))
 
 
-def finish(output: str, plan: AuditPlan, run_record: Mapping[str, Any] | None, report: str | None) -> dict[str, Any]:
+def finish(
+    output: str, plan: AuditPlan, run_record: Mapping[str, Any] | None, report: str | None, alarms: Sequence[str] = ()
+) -> dict[str, Any]:
     """Once all else is done: records the audit, then updates the ledger, which is what makes it done.
 
     Args:
@@ -134,6 +136,7 @@ def finish(output: str, plan: AuditPlan, run_record: Mapping[str, Any] | None, r
         plan: the audit.
         run_record: the content of the file of its run; None where there was no image to score.
         report: URI of its page.
+        alarms: reasons, in words.
 
     Returns:
         Its record.
@@ -154,6 +157,7 @@ def finish(output: str, plan: AuditPlan, run_record: Mapping[str, Any] | None, r
         "counts": run_record["counts"] if run_record else {},
         "category_counts": run_record["category_counts"] if run_record else {},
         "report": report,
+        "alarms": list(alarms),
         "started_at": plan.started_at,
         "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
