@@ -24,6 +24,8 @@ GROUP_BY = "auto (similar images), none, an attribute of the images, or a regula
 ALEXNET, TIMM = "alexnet", "timm:"  # the paper's network, and what begins the name of one of timm's
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALLEST_SCALE = 63  # pixels: the smallest side that survives AlexNet's stem and its three poolings
+OLDER: dict[str, dict[str, Any]] = {"maps": {"map_kind": "gradient"}, "calibration": {"group_by": NO_GROUPS}}
+"""What held before recipes could say otherwise, where that is not the default of today."""
 GreyRange = tuple[float, float]  # the grey values that are black and white
 
 
@@ -266,7 +268,7 @@ class Recipe:
     def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Recipe:
         """The inverse of `to_dict`, also after a trip through JSON.
 
-        A calibration that does not say `group_by` is older than groups, and has none.
+        What a section of an older recipe does not say is as in `OLDER`.
 
         Raises:
             ConfigError: a section or key is unknown, or a value is out of its range.
@@ -283,10 +285,7 @@ class Recipe:
         parts: dict[str, Any] = {}
         for name, entries in values.items():
             _require(name in sections, "recipe section", name, ", ".join(sections))
-            if name == "maps":
-                entries = {"map_kind": "gradient", **entries}  # records from before there was another kind
-            known = sections[name].__dataclass_fields__
-            entries = {"group_by": NO_GROUPS, **entries} if name == "calibration" else entries
+            known, entries = sections[name].__dataclass_fields__, {**OLDER.get(name, {}), **entries}
             for key in entries:
                 _require(key in known, f"{name} key", key, ", ".join(known))
             try:
@@ -325,11 +324,18 @@ _POOLED = Recipe(
     fit=FitConfig(epochs=1, fresh_epochs=1, transforms_per_image=1),
     calibration=CalibrationConfig(cross_fit_below=500, folds=10),  # a fit takes a second
 )
-_SMALL = _POOLED.override(image_size=256, n_transforms=8, n_rotations=4)
 PRESETS: dict[str, Recipe] = {
     "paper": Recipe(),
     "pooled": _POOLED,
-    "demo": _SMALL.override(holdout_fraction=0.35, folds=0, target_fpr=0.05, review_fpr=0.1),
+    "demo": _POOLED.override(
+        image_size=256,
+        n_transforms=8,
+        n_rotations=4,
+        holdout_fraction=0.35,
+        folds=0,
+        target_fpr=0.05,
+        review_fpr=0.1,
+    ),
 }
 
 

@@ -25,7 +25,7 @@ from differnet_ray.labels import GOOD
 from differnet_ray.model.baselines import Scorer, fit_nearest_neighbour, fit_one_class_svm
 from differnet_ray.model.fitting import fit
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.groups import Partition, draw, numbered, similar_groups
+from differnet_ray.model.groups import Partition, draw, grouped
 from differnet_ray.model.metrics import IMAGE_METRICS, auroc
 from differnet_ray.model.scoring import transform_scores
 
@@ -122,10 +122,7 @@ def run_cell(cell: Cell, recipe: Recipe, store: FeatureStore, listing: Listing, 
 def _groups(rows: pa.Table, features: Floats, recipe: Recipe) -> Partition:
     """The group of each usable training image, by its names or by its features (N, T, D)."""
     group_by = recipe.calibration.group_by
-    keys = group_keys(rows, group_by)
-    if keys is not None:
-        return numbered(keys)
-    return similar_groups(features.mean(axis=1)) if group_by == AUTO_GROUPS else np.arange(len(features))
+    return grouped(group_keys(rows, group_by), features.mean(axis=1), similar=group_by == AUTO_GROUPS)
 
 
 @dataclass(frozen=True)

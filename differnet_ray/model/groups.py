@@ -17,11 +17,12 @@ import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist, pdist, squareform
 
+from differnet_ray.model.flow import OFFSET, SMALLEST_STD
+
 Floats = npt.NDArray[np.float64]
 Partition = npt.NDArray[np.int64]
 
-POWER, OFFSET = 0.25, 1e-4  # pooled features of a ReLU network are skewed; as `flow.py` does it for the preset `pooled`
-SMALLEST_STD = 1e-3  # of the median deviation: below it, a feature counts as one that never varies
+POWER = 0.25  # pooled features of a ReLU network are skewed; that of the preset `pooled`
 NEAREST_SHARES = 0.1, 0.25  # of the images, whose distances tell whether a set has siblings: few of them, or many
 APART = 0.95  # of the distance of independent images: real ones are not quite normal (docs/benchmarks.md)
 MADE = 4000  # images that are made, as sets of N, so that their distances hardly depend on chance
@@ -30,9 +31,15 @@ ROWS_PER_PASS = 256
 SEED = 0  # the groups depend on the features alone
 
 
+def raised(features: npt.NDArray[np.float32]) -> Floats:
+    """Features >= 0 with a distribution that is less skewed, as `Flow` raises them."""
+    y: Floats = (np.asarray(features, dtype=np.float64) + OFFSET) ** POWER
+    return y
+
+
 def comparable(features: npt.NDArray[np.float32]) -> Floats:
     """Features >= 0 of some images, (N, D), with zero mean and unit deviation, so that Euclidean distances compare them."""
-    y = (np.asarray(features, dtype=np.float64) + OFFSET) ** POWER
+    y = raised(features)
     std = y.std(axis=0)
     return np.asarray((y - y.mean(axis=0)) / np.where(std > SMALLEST_STD * np.median(std), std, 1.0))
 
@@ -92,6 +99,19 @@ def separation(features: npt.NDArray[np.float32], folds: Sequence[tuple[Sequence
     found = np.concatenate([_nearest(z[list(unseen)], z[list(train)])[1] for train, unseen in folds])
     expected = _lowest(independent_distances(_some(z)))
     return float((_lowest(found) / expected).min()) if (expected > 0).all() else 1.0
+
+
+def grouped(keys: Sequence[str] | None, features: npt.NDArray[np.float32], *, similar: bool) -> Partition:
+    """The group of each image.
+
+    Args:
+        keys: those of the groups, where names say them.
+        features: (N, D), as in `similar_groups`.
+        similar: without keys, whether similar images are one group; else each is alone.
+    """
+    if keys is not None:
+        return numbered(keys)
+    return similar_groups(features) if similar else np.arange(len(features))
 
 
 def numbered(keys: Sequence[str] | Partition) -> Partition:

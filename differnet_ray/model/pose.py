@@ -23,7 +23,7 @@ from differnet_ray.config import TransformConfig
 from differnet_ray.model.differnet import transformed_features
 from differnet_ray.model.extractor import Extractor
 from differnet_ray.model.fitting import ReadImages
-from differnet_ray.model.groups import OFFSET, POWER
+from differnet_ray.model.groups import raised
 from differnet_ray.model.transforms import fixed_transforms
 from differnet_ray.threads import map_ahead
 
@@ -105,7 +105,7 @@ def share_of_turns(features: npt.NDArray[np.float32]) -> float:
         About 1 where turned images are as likely as they are, near 0 where parts always lie the same way, and 0 where turns
         change nothing.
     """
-    y = (np.asarray(features, np.float64) + OFFSET) ** POWER
+    y = raised(features)
     turned = y.var(axis=1).mean(axis=0).sum()
     among = (y[:, 0].var(axis=0, ddof=1) - y.mean(axis=1).var(axis=0, ddof=1)).sum()
     return float(among / turned) if turned > 0 else 0.0

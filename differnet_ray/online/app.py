@@ -26,7 +26,7 @@ from differnet_ray.online.admission import Admission
 from differnet_ray.online.answers import CategoryAnswer, CategoryDetails, Readiness, ScoreAnswer, json_of
 from differnet_ray.online.bodies import Bodies, Body, metadata_of
 from differnet_ray.online.catalogue import RETRY_AFTER, Catalogue
-from differnet_ray.online.described import BATCH, DESCRIPTION, ONE, BatchAnswer, problems
+from differnet_ray.online.described import BATCH, DESCRIPTION, LONGEST_CATEGORY, ONE, TRANSFORMS, BatchAnswer, problems
 from differnet_ray.online.metrics import Metrics
 from differnet_ray.online.options import MAX_IMAGES, Options
 from differnet_ray.online.page_files import add_page
@@ -39,12 +39,22 @@ from differnet_ray.tables import SCORED_STATUSES
 SIDE_BY_SIDE = 4  # images of a batch that are with the scorers at a time
 logger = logging.getLogger(__name__)
 
-Category = Annotated[str | None, Query(description="the model that scores", max_length=100, examples=["screw"])]
+Category = Annotated[str | None, Query(description="the model that scores", max_length=LONGEST_CATEGORY, examples=["screw"])]
 Map = Annotated[MapForm | None, Query(description="the form in which the map is wanted; default: none")]
 Transforms = Annotated[
-    str | None, Query(description="the first so many, where the model allows; default: all", pattern="^[1-9][0-9]{0,3}$")
+    str | None, Query(description="the first so many, where the model allows; default: all", pattern=TRANSFORMS)
 ]
 Metadata = Annotated[str | None, Query(description="a JSON object of texts, echoed", examples=['{"line": "3"}'])]
+
+
+async def _given(
+    category: Category = None, map: Map = None, transforms: Transforms = None, metadata: Metadata = None
+) -> dict[str, str | None]:
+    """What a query string says of its images."""
+    return {"category": category, "map": map, "transforms": transforms, "metadata": metadata}
+
+
+Given = Annotated[dict[str, str | None], Depends(_given)]
 
 
 def build_app(models: str, scorer: queries.Scorer, options: Options, page: Path | None = None) -> FastAPI:
@@ -102,12 +112,9 @@ def build_app(models: str, scorer: queries.Scorer, options: Options, page: Path 
         return answer
 
     @app.post("/v1/score", response_model=ScoreAnswer, dependencies=secured, tags=["scores"], **ONE)
-    async def score(
-        request: Request, category: Category = None, map: Map = None, transforms: Transforms = None, metadata: Metadata = None
-    ) -> Response:
+    async def score(request: Request, given: Given) -> Response:
         """Score one image: the row that the nightly job would write."""
         admission.check(1)
-        given = {"category": category, "map": map, "transforms": transforms, "metadata": metadata}
         async with bodies.take(request, 1) as body:
             metrics.held_bytes.set(bodies.held)
             asked = _Asked(given, body, catalogue)
@@ -118,12 +125,9 @@ def build_app(models: str, scorer: queries.Scorer, options: Options, page: Path 
         return JSONResponse(await asyncio.to_thread(json_of, answer, asked.metadata))
 
     @app.post("/v1/score:batch", response_model=BatchAnswer, dependencies=secured, tags=["scores"], **BATCH)
-    async def score_batch(
-        request: Request, category: Category = None, map: Map = None, transforms: Transforms = None, metadata: Metadata = None
-    ) -> Response:
+    async def score_batch(request: Request, given: Given) -> Response:
         """Score up to 32 images of a form: a row for each, in order, also for those that cannot be scored."""
         admission.check(1)
-        given = {"category": category, "map": map, "transforms": transforms, "metadata": metadata}
         async with bodies.take(request, MAX_IMAGES) as body:
             metrics.held_bytes.set(bodies.held)
             asked, n = _Asked(given, body, catalogue), len(body.images)

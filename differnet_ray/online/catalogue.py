@@ -33,11 +33,14 @@ class Catalogue:
         models: canonical URI of the model store.
         scorer: that knows which.
         heard: called with each state.
+
+    Attributes:
+        state: what a scorer said last; None before that.
     """
 
     def __init__(self, models: str, scorer: Scorer, heard: Callable[[ModelsState], None]) -> None:
         self._store, self._scorer, self._heard = ModelStore(models), scorer, heard
-        self._state: ModelsState | None = None
+        self.state: ModelsState | None = None
         self._heard_at = -FRESH
         self._records: dict[tuple[str, str], dict[str, Any]] = {}
         self._histograms: dict[tuple[str, str], Histogram] = {}
@@ -63,10 +66,10 @@ class Catalogue:
             TimeoutError: nor in time.
         """
         async with asyncio.timeout(SECONDS_TO_ANSWER):
-            self._state = await self._scorer.state()
+            self.state = await self._scorer.state()
         self.alive()
-        self._heard(self._state)
-        await asyncio.to_thread(self._read, self._state)
+        self._heard(self.state)
+        await asyncio.to_thread(self._read, self.state)
 
     def alive(self) -> None:
         """A scorer has answered: what was last said of the models still holds."""
@@ -104,21 +107,16 @@ class Catalogue:
 
     def unready(self) -> str | None:
         """Why the endpoint cannot score, or not as it should; None where all is well."""
-        if self._state is None or time.monotonic() - self._heard_at > FRESH:
+        if self.state is None or time.monotonic() - self._heard_at > FRESH:
             return "no scorer answers"
-        if not self._state.store:
+        if not self.state.store:
             return "the model store does not answer; models that are loaded go on"
-        return None if self._state.backbone else "no model is loaded yet"
+        return None if self.state.backbone else "no model is loaded yet"
 
     def _known(self) -> ModelsState:
-        if self._state is None:
+        if self.state is None:
             raise Problem(503, "no scorer has started yet", RETRY_AFTER)
-        return self._state
-
-    @property
-    def state(self) -> ModelsState | None:
-        """What a scorer said last."""
-        return self._state
+        return self.state
 
     def _read(self, state: ModelsState) -> None:
         """Reads the records of models that are new, and forgets those that are not in use any more."""

@@ -8,7 +8,7 @@ from pydantic import create_model
 
 from differnet_ray.online.answers import ScoreAnswer
 from differnet_ray.online.bodies import FORM, RAW_TYPES
-from differnet_ray.online.options import MAX_IMAGES
+from differnet_ray.online.options import MAX_IMAGES, MAX_METADATA
 from differnet_ray.online.problems import ProblemDetails
 from differnet_ray.queries import MAP_FORMS
 
@@ -30,11 +30,18 @@ _WHY = {
     503: "the model cannot be loaded now, or no scorer is there",
     504: "no answer in time",
 }
+LONGEST_CATEGORY = 100  # characters
+TRANSFORMS = "^[1-9][0-9]{0,3}$"
 _FIELDS: dict[str, Any] = {
-    "category": {"type": "string", "maxLength": 100, "examples": ["screw"]},
+    "category": {"type": "string", "maxLength": LONGEST_CATEGORY, "examples": ["screw"]},
     "map": {"type": "string", "enum": list(MAP_FORMS)},
-    "transforms": {"type": "string", "pattern": "^[1-9][0-9]{0,3}$"},
-    "metadata": {"type": "string", "maxLength": 4096, "description": "a JSON object of texts", "examples": ['{"line": "3"}']},
+    "transforms": {"type": "string", "pattern": TRANSFORMS},
+    "metadata": {
+        "type": "string",
+        "maxLength": MAX_METADATA,
+        "description": "a JSON object of texts",
+        "examples": ['{"line": "3"}'],
+    },
 }
 _FILE = {"type": "string", "format": "binary"}
 Result = create_model("Result", __base__=ScoreAnswer, filename=(str, ...))

@@ -33,7 +33,7 @@ from differnet_ray.model.fitting import (
     ReadImages,
 )
 from differnet_ray.model.flow import Flow
-from differnet_ray.model.groups import Partition, numbered, separation, similar_groups, split_folds, split_holdout
+from differnet_ray.model.groups import Partition, grouped, numbered, separation, split_folds, split_holdout
 from differnet_ray.model.scoring import ImageScore, score_image, score_pooled
 from differnet_ray.model.transforms import fixed_transforms
 from differnet_ray.pipeline.fit_state import FitProgress
@@ -215,16 +215,12 @@ class CategoryFits:
         stored = self.work.groups()
         if stored is not None:
             return np.array(stored, dtype=np.int64)
-        alone = np.arange(self.n)
-        if self.keys is not None:
-            groups = numbered(self.keys)
-        else:
-            groups = similar_groups(features) if self.recipe.calibration.group_by == AUTO_GROUPS else alone
+        groups = grouped(self.keys, features, similar=self.recipe.calibration.group_by == AUTO_GROUPS)
         if not groups.any():
             logger.warning(
                 "all good images are of one group: they are held out one by one, and new parts may raise more alarms"
             )
-            groups = alone
+            groups = np.arange(self.n)
         self.work.save_groups(groups.tolist())
         return groups
 

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 
 from differnet_ray.errors import ConfigError
 from differnet_ray.model.calibration import conformal_threshold
-from differnet_ray.results.database import row_groups
 from differnet_ray.results.publish import add_files, run_record_of
 from differnet_ray.results.runs import Run, parquet_files, partition, plan_run, published_schema, run_ids, run_of
+from differnet_ray.results.sql import row_groups
 from differnet_ray.storage.files import list_folders, write_bytes
 from differnet_ray.storage.locations import join
 from differnet_ray.store.model_store import ModelStore, same_scores

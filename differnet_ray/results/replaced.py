@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from differnet_ray.results.database import bounded_database, image_ids, row_groups
+from differnet_ray.results.sql import bounded_database, image_ids, row_groups
 from differnet_ray.storage.files import StoredFile, delete, list_files, open_input, write_bytes
 
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from differnet_ray.results.database import bounded_database
 from differnet_ray.results.runs import Run, parquet_files, partition, published_schema, staging
+from differnet_ray.results.sql import bounded_database
 from differnet_ray.storage.files import open_input, write_bytes
 from differnet_ray.storage.locations import join
 from differnet_ray.tables import MAPS, SCORES, STAGED, STATUSES, Table, conform

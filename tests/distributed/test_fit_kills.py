@@ -169,8 +169,11 @@ def test_the_driver_is_killed_and_the_same_command_goes_on_from_s3_to_s3(
     def etags(folder: str) -> dict[str, str]:
         return {file.uri: file.etag for file in list_files(folder)} if exists(folder) else {}
 
+    def checkpointed(category: str) -> bool:
+        return any(f"/{category}-" in name and "/checkpoint." in name for name in etags(f"{models}/_fit"))
+
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: exists(f"{models}/lid/latest.json") and any("/plate-" in name for name in etags(f"{models}/_fit")))
+    wait_for(lambda: exists(f"{models}/lid/latest.json") and checkpointed("plate"))
     driver.kill()
     driver.wait()
     wait_for(lambda: not processes())

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fits import FOLDS, Killed, N, Run
 from PIL import Image, ImageOps
 
 from differnet_ray.archives import fetch
 from differnet_ray.archives.images import decode
-from differnet_ray.archives.manifest import list_images, select
 from differnet_ray.config import Recipe
 from differnet_ray.errors import FitError, StorageError
 from differnet_ray.model.extractor import Extractor, load_backbone_weights, weights_digest, with_network
@@ -31,68 +31,12 @@ from differnet_ray.pipeline import fit_category as fit_category_module
 from differnet_ray.pipeline import fit_flows
 from differnet_ray.pipeline.fit_category import FitJob, fit_category
 from differnet_ray.pipeline.fit_flows import Effort
-from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
+from differnet_ray.pipeline.fit_state import FitProgress
 from differnet_ray.pipeline.loaded_models import ModelCache
 from differnet_ray.storage.files import read_bytes
-from differnet_ray.storage.locations import canonical
 from differnet_ray.store.card import card
 from differnet_ray.store.model_store import ModelStore
 from differnet_ray.store.stored_model import Backbone, StoredModel
-
-N, FOLDS = 12, 4
-Run = Callable[..., tuple[FittedCategory, StoredModel]]
-
-
-@pytest.fixture(scope="module")
-def weights() -> Mapping[str, torch.Tensor]:
-    return load_backbone_weights("random")[0]
-
-
-@pytest.fixture
-def cross_fitting(tiny_recipe: Recipe) -> Recipe:
-    return tiny_recipe.override(folds=FOLDS)
-
-
-@pytest.fixture
-def good(factory: Path, tmp_path: Path) -> Path:
-    """Folder of twelve good images that a test may change."""
-    shutil.copytree(factory / "lid" / "train" / "good", tmp_path / "data" / "lid" / "train" / "good")
-    return tmp_path / "data" / "lid" / "train" / "good"
-
-
-@pytest.fixture
-def job(good: Path, tmp_path: Path, weights: Mapping[str, torch.Tensor]) -> Callable[[Recipe], FitJob]:
-    """What to do with the images as they are now, by a recipe."""
-
-    def job(recipe: Recipe) -> FitJob:
-        images = list_images([str(good.parents[2])])
-        return FitJob(
-            listing=select(images, split="train", defect="good"),
-            test=select(images, split="test"),
-            data=("here",),
-            models=canonical(str(tmp_path / "models")),
-            recipe=recipe,
-            backbone=Backbone("random", weights_digest(weights), pretrained=False),
-            weights={key: value.numpy() for key, value in weights.items()},
-            scratch=str(tmp_path / "scratch"),
-            bank_memory=0,
-            checkpoint_seconds=0,
-            began="9999",  # what these tests published in the same second is not of this run
-        )
-
-    return job
-
-
-@pytest.fixture
-def run(job: Callable[[Recipe], FitJob]) -> Run:
-    """Fits the images as they are now, by a recipe."""
-
-    def run(recipe: Recipe, on_progress: Callable[[FitProgress], None] = lambda p: None) -> tuple[FittedCategory, StoredModel]:
-        now = job(recipe)
-        result = fit_category(now, "lid", "cpu", Effort(checkpoint_seconds=0, on_progress=on_progress))
-        return result, ModelStore(now.models).load("lid", result.version)
-
-    return run
 
 
 def test_a_model_on_a_network_of_timm_scores_from_the_store_alone(
@@ -229,10 +173,6 @@ def test_scores_that_are_not_finite_publish_no_model(
     assert not (tmp_path / "models" / "lid").exists()
 
 
-class Killed(BaseException):
-    """What no handler of errors catches."""
-
-
 @pytest.mark.parametrize(("phase", "step"), [("read", 5), ("features", 7), ("epochs", 2), ("epochs", 8), ("calibrate", 7)])
 def test_a_fit_that_was_killed_goes_on_where_it_was_to_the_same_model(
     run: Run, cross_fitting: Recipe, tmp_path: Path, phase: str, step: int
@@ -274,83 +214,6 @@ def test_a_damaged_checkpoint_is_no_checkpoint(run: Run, tiny_recipe: Recipe, tm
         block.write_bytes(block.read_bytes()[:90])
     result, _ = run(tiny_recipe)
     assert (result.epochs, result.resumed) == (3, ())
-
-
-def siblings(good: Path, n_parts: int) -> None:
-    """Leaves so many images, each with two copies that differ by a shade."""
-    for nth, path in enumerate(sorted(good.iterdir())):
-        with Image.open(path) as image:
-            for shade in (1, 2) if nth < n_parts else ():
-                image.point(lambda value, shade=shade: value + shade).save(good / f"{path.stem}-{shade}.jpg", quality=95)
-        if nth >= n_parts:
-            path.unlink()
-
-
-def parts_of(model: StoredModel) -> list[list[str]]:
-    """The parts of the images of each calibrating group."""
-    table = model.calibration
-    names = [uri.rsplit("/", 1)[1][:2] for uri in table["uri"].to_pylist()]
-    groups = table["group"].to_pylist()
-    return [sorted({name for name, group in zip(names, groups, strict=True) if group == one}) for one in sorted(set(groups))]
-
-
-@pytest.mark.parametrize("changes", [{"folds": 0}, {"folds": FOLDS}, {"folds": FOLDS, "pooled": True}])
-def test_whole_parts_are_held_out_by_name(run: Run, tiny_recipe: Recipe, good: Path, changes: dict[str, int]) -> None:
-    siblings(good, 10)
-    _, model = run(tiny_recipe.override(group_by=r"good/(\d\d)", **changes))
-    parts = parts_of(model)
-    assert all(len(part) == 1 for part in parts)
-    assert (len(parts), model.decision.n_groups) == ((2, 2) if changes["folds"] == 0 else (10, 10))
-    assert model.decision.n_images == model.calibration.num_rows == 3 * len(parts)
-    assert model.lineage.n_groups == 10
-    assert model.decision.achieved_fpr >= 1 / (len(parts) + 1)
-    assert f"good images of {model.decision.n_groups} groups" in model.decision.statement
-    assert not model.lineage.notes
-
-
-def test_parts_are_found_without_names_and_warned_of_where_they_are_cut(run: Run, tiny_recipe: Recipe, good: Path) -> None:
-    siblings(good, 10)
-    recipe = tiny_recipe.override(folds=FOLDS, n_transforms=2)
-    result, alone = run(recipe)
-    assert (alone.lineage.n_groups, alone.decision.n_groups) == (30, 30)
-    assert alone.lineage.separation is not None
-    assert alone.lineage.separation < 0.6
-    assert "near duplicates of fitted ones" in result.notes[0]
-    assert "--group-by" in result.notes[0]
-    _, found = run(recipe.override(group_by="auto"))
-    assert all(len(parts) == 1 for parts in parts_of(found))
-    assert len(parts_of(found)) <= 11  # of ten parts: a sibling may be left alone
-    assert found.lineage.separation is not None
-    assert found.lineage.separation > 0.8
-
-
-def test_images_of_one_group_are_held_out_one_by_one_with_a_warning(run: Run, tiny_recipe: Recipe) -> None:
-    result, model = run(tiny_recipe.override(group_by="split"))
-    assert (model.lineage.n_groups, model.decision.n_groups, model.decision.n_images) == (N, 2, 2)
-    assert any("all good images are of one group" in note for note in result.notes)
-
-
-@pytest.mark.parametrize(("phase", "step"), [("compared", 5), ("features", 7), ("epochs", 8), ("calibrate", 14)])
-def test_groups_that_were_found_are_kept_over_a_kill(
-    run: Run, cross_fitting: Recipe, good: Path, monkeypatch: pytest.MonkeyPatch, phase: str, step: int
-) -> None:
-    siblings(good, 6)
-    recipe = cross_fitting.override(group_by="auto")
-    expected = run(recipe)[1]
-
-    def kill(progress: FitProgress) -> None:
-        if (progress.phase, progress.done) == (phase, step):
-            raise Killed
-
-    other = recipe.override(weight_decay=2e-5)
-    with pytest.raises(Killed):
-        run(other, kill)
-    if phase != "compared":  # another machine that would find others takes those that were found
-        monkeypatch.setattr(fit_flows, "similar_groups", lambda features: np.arange(len(features)))
-    _, model = run(other)
-    assert model.calibration["group"].equals(expected.calibration["group"])
-    monkeypatch.undo()
-    assert model.digest == run(other)[1].digest
 
 
 def test_another_image_recipe_or_seed_is_another_fit(job: Callable[[Recipe], FitJob], tiny_recipe: Recipe, good: Path) -> None:
