@@ -166,8 +166,9 @@ def write_bytes(uri: str, data: bytes, *, create_only: bool = False) -> None:
 
 
 def _save(path: str, data: bytes, create_only: bool) -> bool:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), prefix=".", delete=False) as file:
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
         try:
             file.write(data)
             file.flush()
