@@ -16,8 +16,8 @@ import pyarrow.dataset as ds
 
 from differnet_ray.limits import VALUES, VOLUME
 from differnet_ray.pipeline.observed import NORMAL_IQR, Calibration, Observed
-from differnet_ray.results.database import bounded_database
 from differnet_ray.results.runs import open_table
+from differnet_ray.results.sql import bounded_database
 from differnet_ray.tables import GREY_CLIPPED, SCORES
 
 MOST_FOR_QUANTILES = 300_000  # images of a category

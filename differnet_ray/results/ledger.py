@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from differnet_ray.errors import StorageError
-from differnet_ray.results.database import bounded_database, row_groups
+from differnet_ray.results.sql import bounded_database, row_groups
 from differnet_ray.storage.files import delete, list_files, read_bytes, write_bytes
 from differnet_ray.storage.locations import join, name_of
 
