@@ -24,6 +24,7 @@ from differnet_ray.cli import audit as verb
 from differnet_ray.distributed import audit as job
 from differnet_ray.report import run_report
 from differnet_ray.results import audits, scores
+from differnet_ray.results.drift_table import drift_before
 from differnet_ray.results.ledger import read_ledger, row_groups
 from differnet_ray.storage.lease import lease
 from differnet_ray.storage.locations import canonical, join
@@ -65,6 +66,10 @@ def ledger_of(output: Path) -> list[dict[str, Any]]:
     files = read_ledger(root).files.values()
     groups = [group for name in files for group in row_groups(join(root, "audit", "ledger", name))]
     return pa.concat_tables(groups).sort_by("image_id").to_pylist()
+
+
+def drift_of(output: Path) -> list[dict[str, Any]]:
+    return drift_before(canonical(str(output)), date(2027, 1, 1), 1000).to_pylist() if (output / "drift").exists() else []
 
 
 def totals(record: dict[str, Any]) -> dict[str, int]:
@@ -239,5 +244,6 @@ def test_an_audit_that_is_killed_at_random_moments_leaves_what_one_that_is_not_l
         assert audit(night, 300) == 0
         assert rows_of(killed) == rows_of(undisturbed)
         assert ledger_of(killed) == ledger_of(undisturbed)
+        assert drift_of(killed) == drift_of(undisturbed) != []
     assert [path.name for path in (killed / "_staging").iterdir()] == []
     shutil.rmtree(folder, ignore_errors=True)
