@@ -37,12 +37,13 @@ DATA = Path(os.environ.get("DIFFERNET_TEST_DATA", "/nowhere"))
 TILES, WEIGHTS = DATA / "mtd/magnetic_tile", DATA / "weights/alexnet-imagenet1k-v1-features.safetensors"
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs DIFFERNET_TEST_DATA with tiles and the AlexNet weights"),
     pytest.mark.filterwarnings("ignore"),
 ]
 FIRST, N_NIGHTS = date(2026, 3, 1), 10
 MADE, LINES = ("fabric", "washer", "board", "ring"), ("A", "B")
-FITTED_ON, PER_LINE = 120, 20
+FITTED_ON, PER_LINE = 80, 20
 LIGHT = 0.01  # by which the light of a line differs from night to night
 DARKER, RISING = 0.8, 0.03
 
