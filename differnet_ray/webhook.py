@@ -25,6 +25,7 @@ from differnet_ray.webhook_messages import Form, message_of
 
 TRIES = 5
 SECONDS, SECONDS_A_TRY = 60.0, 10.0
+WAIT = 0.5  # seconds after the first try, twice as long after each other
 _HOSTS: Mapping[str, Form] = {  # and those below them
     "hooks.slack.com": "slack",
     "hooks.slack-gov.com": "slack",
@@ -98,7 +99,7 @@ class Webhooks:
                             wait = _wait_that_is_asked_for(answer)
                     except httpx.TransportError as error:
                         why = f"not reached ({type(error).__name__})"
-                    wait = 0.25 * 2**tried if wait is None else wait
+                    wait = WAIT * 2 ** (tried - 1) if wait is None else wait
                     left = (limit.when() or 0.0) - asyncio.get_running_loop().time()
                     if tried == TRIES or wait >= left:
                         return f"{why}, tried {tried} time{'s' if tried > 1 else ''}"
