@@ -20,7 +20,7 @@ from differnet_ray.results.drift_table import drift_before
 from differnet_ray.results.next_fit import FEWEST, NIGHTS, Wanted, write_next_fit
 from differnet_ray.store.model_store import ModelStore
 
-_OF_BEFORE = ("dt", "category", "attribute", "attribute_value", "measure", "alarm")
+_OF_BEFORE = ("dt", "category", "attribute", "attribute_value", "measure", "value", "alarm")
 INNER = (0.05, 0.95)  # quantiles of the calibration scores
 
 

@@ -24,10 +24,11 @@ CHECK_UPLOAD, CHECK_CAMERA, LOOK, RECALIBRATE, REFIT = ACTIONS = (
 UPLOAD = (VOLUME, "unreadable_rate", "missing_rate")
 PICTURES = ("brightness", "contrast", "sharpness")
 FLAGGED = ("anomalous_rate", "review_rate")
-SCORES = ("score_median", "score_q90", "outside_rate")
+MEDIAN = "score_median"
+SCORES = (MEDIAN, "score_q90", "outside_rate")
 
 LARGE_SHIFT = 1.0  # of scores, in standard deviations of single images
-LARGE_OUTSIDE = 0.2  # share of images outside of the calibration scores
+LARGE_OUTSIDE = 0.5  # share of images outside of the calibration scores
 LASTING = 3  # nights
 DRIFT_NIGHTS = 14  # what a slow drift leaves of the images that a refit may take
 EVENT_DAYS = 14  # so long a known event explains scores that moved
@@ -109,33 +110,42 @@ def _of_scores(dt: date, rows: Sequence[Row], before: Sequence[Row], limits: Ala
     where = moved[0]["category"], *part
     shift = max((_shift(row) for row in moved), key=abs)
     outside = max((row["value"] for row in moved if row["measure"] == "outside_rate"), default=0.0)
-    is_large = abs(shift) >= LARGE_SHIFT or outside >= LARGE_OUTSIDE
-    nights, first = _lasting(dt, moved, before)
-    drifts = any("drift" in row["alarm"].split(",") and abs(row["drift"]) >= LARGE_SHIFT for row in moved)
+    # only where the middle of all images moved: defects, however many, move the upper end
+    middle = [row for row in moved if row["measure"] == MEDIAN or _is_outside(row)]
+    if not middle and LOOK in actions:
+        return []
+    is_large = abs(shift) >= LARGE_SHIFT or any(map(_is_outside, moved))
+    moved_much = [row for row in middle if abs(_shift(row)) >= LARGE_SHIFT or _is_outside(row)]
+    nights, first = _lasting(dt, middle, before)
+    drifts = any("drift" in row["alarm"].split(",") for row in moved_much)
     events = [
         event.day
         for event in limits.known_events
-        if 0 <= (dt - event.day).days < EVENT_DAYS and any(event.holds(*_key(row)) for row in moved)
+        if 0 <= (dt - event.day).days < EVENT_DAYS and any(event.holds(*_key(row)) for row in middle)
     ]
-    said = f"{_measures(moved)}: the scores moved by {shift:+.2g} standard deviations of an image"
+    said = f"{_measures(moved)}: the scores moved" + (f" by {shift:+.2g} standard deviations of an image" if shift else "")
     said += f" ({100 * outside:.2g} % outside of those of the calibration set)" if outside else ""
-    said += f", on {', '.join(f'{name} {value}' for name, value in parts)}" if len(parts) > 1 else ""
+    said += f" on {', '.join(f'{name} {value}' for name, value in parts)}" if len(parts) > 1 else ""
     if events:
         return [Proposal(*where, REFIT, f"{said} since the known event of {max(events)}", since=max(events))]
-    if is_large and (nights >= LASTING or drifts):
+    if moved_much and (nights >= LASTING or drifts):
         since = min(first, dt - timedelta(days=DRIFT_NIGHTS - 1)) if drifts else first
         return [Proposal(*where, REFIT, f"{said}, {'slowly' if drifts else f'for {nights} nights'}", since=since)]
     if CHECK_CAMERA in actions:
         return []  # the pictures changed: once they are as before, so are the scores
     if is_large:
-        wait = f"in one night: if the parts are good and it lasts {LASTING} nights, a refit is proposed"
-        return [] if LOOK in actions else [Proposal(*where, LOOK, f"{said}, {wait}")]
+        wait = f"look at images of the night; if the middle of the scores stays away for {LASTING} nights, a refit is proposed"
+        return [] if LOOK in actions else [Proposal(*where, LOOK, f"{said}: {wait}")]
     good = "and the pictures did not change: put images of the night that a person found good into confirmed.csv (image_id)"
     return [Proposal(*where, RECALIBRATE, f"{said}, {good}")]
 
 
 def _of(row: Row, measures: Sequence[str]) -> bool:
     return row["verdict"] == ALARM and row["measure"] in measures
+
+
+def _is_outside(row: Row) -> bool:
+    return bool(row["measure"] == "outside_rate" and row["value"] >= LARGE_OUTSIDE)
 
 
 def _part(row: Row) -> Part:
@@ -172,7 +182,7 @@ def _shift(row: Row) -> float:
 
 
 def _lasting(dt: date, moved: Sequence[Row], before: Sequence[Row]) -> tuple[int, date]:
-    """For how many nights on end scores of the same parts have alarmed, and since when; tonight counts."""
+    """For how many nights on end the middle of the scores of the same parts has alarmed, and since when; tonight counts."""
     where = {_part(row) for row in moved}
     alarmed = {
         row["dt"] for row in before if row["measure"] in SCORES and row["alarm"] not in (None, LIMIT) and _part(row) in where

@@ -85,7 +85,7 @@ def write_next_fit(output: str, uri: str, wanted: Wanted) -> tuple[int, int]:
             """,  # noqa: S608
             [*wanted.attributes, name, name, value],
         )
-        chosen: pa.Table = database.execute(
+        chosen: pa.Table = database.sql(
             f"""
             WITH newest AS (
                 SELECT *, bool_or(status IN ('review', 'anomalous')) OVER (PARTITION BY image_id) AS flagged
@@ -100,7 +100,7 @@ def write_next_fit(output: str, uri: str, wanted: Wanted) -> tuple[int, int]:
             SELECT image_id, dt, changed FROM taken
             ORDER BY row_number() OVER (PARTITION BY changed, dt, part ORDER BY image_id), image_id LIMIT ?
             """,  # noqa: S608
-            [wanted.since, TAKEN, str(low), str(high), MOST],
+            params=[wanted.since, TAKEN, str(low), str(high), MOST],
         ).to_arrow_table()
         if chosen.num_rows < FEWEST:
             return 0, 0

@@ -107,7 +107,7 @@ def test_scores_that_move_a_little_are_calibrated_anew_unless_the_pictures_chang
 def test_scores_that_move_much_in_one_night_are_looked_at_first() -> None:
     (found,) = proposed(a_row("score_median", "tonight", effect=2.0))
     assert found.action == LOOK
-    assert f"lasts {LASTING} nights" in found.reason
+    assert f"for {LASTING} nights, a refit" in found.reason
     both = proposed(a_row("score_median", "tonight", effect=2.0), a_row("anomalous_rate", "counts"))
     assert actions(both) == [(LOOK, "")]
 
@@ -138,7 +138,7 @@ def test_nights_count_that_follow_each_other_and_are_of_the_same_part() -> None:
 
 
 def test_a_large_slow_drift_has_lasted_already() -> None:
-    (found,) = proposed(a_row("score_q90", "drift", drift=1.4, effect=0.1))
+    (found,) = proposed(a_row("score_median", "drift", drift=1.4, effect=0.1))
     assert (found.action, found.since) == (REFIT, DT - timedelta(days=DRIFT_NIGHTS - 1))
 
 
@@ -148,6 +148,14 @@ def test_many_images_outside_of_the_calibration_scores_are_a_large_change() -> N
     (found,) = proposed(moved, before=nights_before(LASTING))
     assert found.action == REFIT
     assert "50 % outside" in found.reason
+
+
+def test_defects_however_many_and_for_how_long_are_looked_at_and_not_fitted_on() -> None:
+    rows = [a_row("anomalous_rate", "counts", effect=30.0), a_row("score_q90", "tonight", effect=4.0)]
+    rows.append(a_row("outside_rate", "counts", value=0.3))
+    before = [row for one in rows for row in nights_before(9, "counts", one["measure"], value=one["value"])]
+    for shown in (rows, rows[:2], rows[::2]):
+        assert actions(proposed(*shown, before=before)) == [(LOOK, "")]
 
 
 def test_a_known_event_explains_scores_that_moved() -> None:
