@@ -117,7 +117,7 @@ def _of_scores(dt: date, rows: Sequence[Row], before: Sequence[Row], limits: Ala
     is_large = abs(shift) >= LARGE_SHIFT or any(map(_is_outside, moved))
     moved_much = [row for row in middle if abs(_shift(row)) >= LARGE_SHIFT or _is_outside(row)]
     nights, first = _lasting(dt, middle, before)
-    drifts = any("drift" in row["alarm"].split(",") for row in moved_much)
+    drifts = any(row["alarm"] == "drift" for row in moved_much)  # a jump is one as well, from its first night on
     events = [
         event.day
         for event in limits.known_events
