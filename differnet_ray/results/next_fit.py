@@ -1,6 +1,6 @@
 """The images that are proposed for the next fit of a category: a manifest as `fit --manifest` takes it.
 
-published rows of the last nights -> those that may be taken -> evenly of every night and part -> a Parquet file
+published rows of the last nights -> those that may be taken -> evenly of every part and its nights -> a Parquet file
 
 Of what has not changed that is what nobody would doubt: never flagged, and a score within the middle of the calibration scores.
 Where something has changed, such as a camera, images of before are of something else, and the thresholds of before say
@@ -62,7 +62,8 @@ class Wanted:
 def write_next_fit(output: str, uri: str, wanted: Wanted) -> tuple[int, int]:
     """Writes the manifest, in place of one that there was; of fewer than `FEWEST` images none is written.
 
-    Images are drawn by their ids, in turn of each night and part, so the same rows give the same manifest.
+    Images are drawn by their ids, in turn of each part and, of a part, of each night: the same rows give the same manifest, and
+    a part that changed yesterday has its share.
 
     Args:
         output: canonical URI of the results.
@@ -96,9 +97,11 @@ def write_next_fit(output: str, uri: str, wanted: Wanted) -> tuple[int, int]:
             ), taken AS (
                 SELECT * FROM usable WHERE CASE WHEN changed THEN dt >= ? AND place <= ?
                 ELSE NOT flagged AND score BETWEEN ?::DOUBLE AND ?::DOUBLE END
+            ), in_turn AS (
+                SELECT *, row_number() OVER (PARTITION BY part, dt ORDER BY image_id) AS of_night FROM taken
             )
-            SELECT image_id, dt, changed FROM taken
-            ORDER BY row_number() OVER (PARTITION BY changed, dt, part ORDER BY image_id), image_id LIMIT ?
+            SELECT image_id, dt, changed FROM in_turn
+            ORDER BY row_number() OVER (PARTITION BY part ORDER BY of_night, image_id), image_id LIMIT ?
             """,  # noqa: S608
             params=[wanted.since, TAKEN, str(low), str(high), MOST],
         ).to_arrow_table()

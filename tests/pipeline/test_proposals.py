@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,3 +185,8 @@ def test_the_record_of_a_proposal_is_plain() -> None:
         "manifest": None,
         "since": "2026-01-31",
     }
+
+
+def test_the_page_of_the_audit_has_a_row_for_every_action() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert all(f"\n| `{action}` |" in page for action in ACTIONS)

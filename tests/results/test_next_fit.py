@@ -106,6 +106,19 @@ def test_of_a_part_that_changed_only_nights_since_count_and_the_thresholds_of_be
     assert Counter(line for _, line, _ in chosen)["A"] == 5 * 40
 
 
+def test_a_part_that_changed_has_its_share_however_few_its_nights_are(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(next_fit, "MOST", 60)
+    for days in range(6):
+        publish_night(output, DT - timedelta(days=days), night(days, lines="ABC"))
+    counts, listing = written(output, tmp_path, wanted(changed=("line", "B")))
+    assert counts == (60, 20)
+    lines = Counter((row["uri"].split("/")[4], row["uri"].split("/")[3]) for row in listing.table.to_pylist())
+    assert lines["B", str(DT)] == 20
+    assert {lines[line, str(DT - timedelta(days=days))] for line in "AC" for days in range(6)} <= {3, 4}
+
+
 def test_a_change_of_the_whole_category_takes_nothing_of_before(output: str, tmp_path: Path) -> None:
     for days in range(4):
         publish_night(output, DT - timedelta(days=days), night(days))
