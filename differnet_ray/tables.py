@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from differnet_ray.errors import ConfigError, TableError
+from differnet_ray.table_contract import Table, column
 
 STATUSES = ("ok", "review", "anomalous", "unreadable", "unsupported", "too_large", "missing", "no_model", "failed")
 SCORED_STATUSES = ("ok", "review", "anomalous")
@@ -26,72 +26,23 @@ _RESERVED = ("backbones",)
 
 GREY_CLIPPED = "grey_clipped"  # attribute of a scored image: share of its pixels outside of the grey range of its model
 
+DAY = "date"  # attribute of an image: of its path, the day when it was taken, where `captured_at` does not say
+
 _ATTRIBUTES = pa.map_(pa.string(), pa.string())
 _UTC = pa.timestamp("us", tz="UTC")
 
 
-@dataclass(frozen=True)
-class Table:
-    """A published table.
-
-    Attributes:
-        name: of the table and of its contract `schemas/NAME.json`.
-        version: of the schema; grows when the contract changes.
-        schema: all columns, in order, partition columns included.
-        partition_by: the columns that are folder names.
-    """
-
-    name: str
-    version: int
-    schema: pa.Schema
-    partition_by: tuple[str, ...] = ()
-
-    @property
-    def file_schema(self) -> pa.Schema:
-        """The columns that the files hold."""
-        return pa.schema([field for field in self.schema if field.name not in self.partition_by])
-
-    def contract(self) -> dict[str, Any]:
-        """The published contract, as it stands in `schemas/NAME.json`."""
-        return {
-            "table": self.name,
-            "version": self.version,
-            "partition_by": list(self.partition_by),
-            "columns": [
-                {
-                    "name": field.name,
-                    "type": _type_name(field.type),
-                    "nullable": field.nullable,
-                    "unit": (field.metadata.get(b"unit") or b"").decode() or None,
-                    "description": field.metadata[b"description"].decode(),
-                }
-                for field in self.schema
-            ],
-        }
-
-
-def _type_name(kind: pa.DataType) -> str:
-    if pa.types.is_map(kind):
-        return f"map<{_type_name(kind.key_type)}, {_type_name(kind.item_type)}>"
-    return str(kind)
-
-
-def _field(name: str, kind: pa.DataType, description: str, *, null: bool = False, unit: str = "") -> pa.Field:
-    metadata = {"description": description} | ({"unit": unit} if unit else {})
-    return pa.field(name, kind, nullable=null, metadata=metadata)
-
-
 _IMAGE = [
-    _field("image_id", pa.string(), "128-bit hex digest of canonical URI and member; the same image keeps it for ever"),
-    _field("uri", pa.string(), "canonical URI of the image file, or of the archive that holds it"),
-    _field("member", pa.string(), "name inside the archive; null for a loose file", null=True),
-    _field("category", pa.string(), "product category; names the model that scores the image"),
+    column("image_id", pa.string(), "128-bit hex digest of canonical URI and member; the same image keeps it for ever"),
+    column("uri", pa.string(), "canonical URI of the image file, or of the archive that holds it"),
+    column("member", pa.string(), "name inside the archive; null for a loose file", null=True),
+    column("category", pa.string(), "product category; names the model that scores the image"),
 ]
 _ATTRIBUTE_FIELDS = [
-    _field("captured_at", _UTC, "when the picture was taken, where that is known", null=True),
-    _field("attributes", _ATTRIBUTES, "further names from the path, such as line, split or defect"),
+    column("captured_at", _UTC, "when the picture was taken, where that is known", null=True),
+    column("attributes", _ATTRIBUTES, "further names from the path, such as line, split or defect"),
 ]
-_ETAG = _field("etag", pa.string(), "of the file when it was listed; changes when its content does", null=True)
+_ETAG = column("etag", pa.string(), "of the file when it was listed; changes when its content does", null=True)
 
 MANIFEST = Table(
     "manifest",
@@ -99,14 +50,14 @@ MANIFEST = Table(
     pa.schema(
         [
             *_IMAGE,
-            _field(
+            column(
                 "offset",
                 pa.int64(),
                 "where the member begins in the archive; null for a loose file, and in tar.gz and zip",
                 null=True,
                 unit="bytes",
             ),
-            _field("size", pa.int64(), "size of the image file or member", null=True, unit="bytes"),
+            column("size", pa.int64(), "size of the image file or member", null=True, unit="bytes"),
             _ETAG,
             *_ATTRIBUTE_FIELDS,
         ]
@@ -114,21 +65,21 @@ MANIFEST = Table(
 )
 
 _LIGHT = [
-    _field(
+    column(
         "brightness",
         pa.float64(),
         "mean grey value as the model sees the image, 0 black; null where it cannot be decoded; since version 3",
         null=True,
         unit="fraction of white",
     ),
-    _field(
+    column(
         "contrast",
         pa.float64(),
         "standard deviation of the grey values; since version 3",
         null=True,
         unit="fraction of white",
     ),
-    _field(
+    column(
         "sharpness",
         pa.float64(),
         "standard deviation of their Laplacian: falls out of focus; compares within a model; since version 3",
@@ -143,57 +94,57 @@ SCORES = Table(
     pa.schema(
         [
             *_IMAGE,
-            _field("dt", pa.date32(), "the day that the run was asked for"),
+            column("dt", pa.date32(), "the day that the run was asked for"),
             *_ATTRIBUTE_FIELDS,
-            _field("status", pa.string(), "one of " + ", ".join(STATUSES)),
-            _field("error", pa.string(), "why the image has no score; null where it has one", null=True),
-            _field(
+            column("status", pa.string(), "one of " + ", ".join(STATUSES)),
+            column("error", pa.string(), "why the image has no score; null where it has one", null=True),
+            column(
                 "anomaly_score",
                 pa.float64(),
                 "mean of z^2 over transforms and dimensions; about 1 for a normal image",
                 null=True,
             ),
-            _field("score_std", pa.float64(), "standard deviation of the score over the transforms", null=True),
-            _field("n_transforms", pa.int16(), "transforms that the score is the mean of", null=True),
-            _field("threshold", pa.float64(), "a score at or over it is anomalous", null=True),
-            _field("review_threshold", pa.float64(), "a score from here to the threshold is for review", null=True),
-            _field(
+            column("score_std", pa.float64(), "standard deviation of the score over the transforms", null=True),
+            column("n_transforms", pa.int16(), "transforms that the score is the mean of", null=True),
+            column("threshold", pa.float64(), "a score at or over it is anomalous", null=True),
+            column("review_threshold", pa.float64(), "a score from here to the threshold is for review", null=True),
+            column(
                 "p_value",
                 pa.float64(),
                 "conformal: share of unseen good images that score as high",
                 null=True,
                 unit="1",
             ),
-            _field(
+            column(
                 "peak_x",
                 pa.float64(),
                 "where the map is largest, from the left",
                 null=True,
                 unit="fraction of the width",
             ),
-            _field(
+            column(
                 "peak_y",
                 pa.float64(),
                 "where the map is largest, from the top",
                 null=True,
                 unit="fraction of the height",
             ),
-            _field(
+            column(
                 "area_fraction",
                 pa.float64(),
                 "share of the map that is over 1 and over an eighth of its peak",
                 null=True,
                 unit="fraction of the image",
             ),
-            _field("width", pa.int32(), "of the image as stored, after EXIF orientation", null=True, unit="pixels"),
-            _field("height", pa.int32(), "of the image as stored, after EXIF orientation", null=True, unit="pixels"),
-            _field("bytes", pa.int64(), "size of the image file or member", null=True, unit="bytes"),
+            column("width", pa.int32(), "of the image as stored, after EXIF orientation", null=True, unit="pixels"),
+            column("height", pa.int32(), "of the image as stored, after EXIF orientation", null=True, unit="pixels"),
+            column("bytes", pa.int64(), "size of the image file or member", null=True, unit="bytes"),
             _ETAG,
-            _field("model_version", pa.string(), "version in the model store; null where there is no model", null=True),
-            _field("model_digest", pa.string(), "SHA-256 of all in the model that decides scores", null=True),
-            _field("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
-            _field("scored_at", _UTC, "when the score was computed", null=True),
-            _field(
+            column("model_version", pa.string(), "version in the model store; null where there is no model", null=True),
+            column("model_digest", pa.string(), "SHA-256 of all in the model that decides scores", null=True),
+            column("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
+            column("scored_at", _UTC, "when the score was computed", null=True),
+            column(
                 "scored_by",
                 pa.string(),
                 "the run that computed the score: another one than run_id after `redecide`; since version 2",
@@ -206,16 +157,16 @@ SCORES = Table(
 )
 
 _MAP = [
-    _field("map_height", pa.int16(), "rows of the map", unit="pixels"),
-    _field("map_width", pa.int16(), "columns of the map", unit="pixels"),
-    _field(
+    column("map_height", pa.int16(), "rows of the map", unit="pixels"),
+    column("map_width", pa.int16(), "columns of the map", unit="pixels"),
+    column(
         "gradient_map",
         pa.binary(),
         "float16, row-major, little-endian; 1 is what 1 % of the pixels of unseen good images exceed",
         unit="map units of the model",
     ),
-    _field("overlay_png", pa.binary(), "the image with its map over it, where it was asked for", null=True),
-    _field("map_kind", pa.string(), "activation or gradient (eq. 7), null meaning gradient; since version 2", null=True),
+    column("overlay_png", pa.binary(), "the image with its map over it, where it was asked for", null=True),
+    column("map_kind", pa.string(), "activation or gradient (eq. 7), null meaning gradient; since version 2", null=True),
 ]
 
 MAPS = Table(
@@ -224,9 +175,9 @@ MAPS = Table(
     pa.schema(
         [
             _IMAGE[0],
-            _field("category", pa.string(), "product category"),
-            _field("dt", pa.date32(), "the day that the run was asked for"),
-            _field("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
+            column("category", pa.string(), "product category"),
+            column("dt", pa.date32(), "the day that the run was asked for"),
+            column("run_id", pa.string(), "the run that wrote the row: runs/RUN_ID.json"),
             *_MAP,
         ]
     ),
@@ -238,38 +189,38 @@ RUNS = Table(
     3,
     pa.schema(
         [
-            _field("schema_version", pa.int32(), "version of this contract"),
-            _field("run_id", pa.string(), "name of the run"),
-            _field("dt", pa.date32(), "the day that the run was asked for"),
-            _field("fingerprint", pa.string(), "SHA-256 of listing, models and every option that changes a result"),
-            _field(
+            column("schema_version", pa.int32(), "version of this contract"),
+            column("run_id", pa.string(), "name of the run"),
+            column("dt", pa.date32(), "the day that the run was asked for"),
+            column("fingerprint", pa.string(), "SHA-256 of listing, models and every option that changes a result"),
+            column(
                 "listing_digest",
                 pa.string(),
                 "SHA-256 of the images' ids, sizes and etags; of runs after `redecide`",
             ),
-            _field("options", pa.map_(pa.string(), pa.string()), "the resolved options"),
-            _field("models", pa.map_(pa.string(), pa.string()), "category to model version"),
-            _field("model_digests", pa.map_(pa.string(), pa.string()), "category to model digest"),
-            _field("libraries", pa.map_(pa.string(), pa.string()), "versions of this package and what it computes with"),
-            _field("n_images", pa.int64(), "images of the manifest"),
-            _field(
+            column("options", pa.map_(pa.string(), pa.string()), "the resolved options"),
+            column("models", pa.map_(pa.string(), pa.string()), "category to model version"),
+            column("model_digests", pa.map_(pa.string(), pa.string()), "category to model digest"),
+            column("libraries", pa.map_(pa.string(), pa.string()), "versions of this package and what it computes with"),
+            column("n_images", pa.int64(), "images of the manifest"),
+            column(
                 "skipped",
                 pa.map_(pa.string(), pa.int64()),
                 "files that are not in the manifest, by reason: hidden, mask, not an image, no category, and others; since "
                 "version 2",
                 null=True,
             ),
-            _field("counts", pa.map_(pa.string(), pa.int64()), "images by status; their sum is n_images"),
-            _field("category_counts", pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())), "the same by category"),
-            _field("n_maps", pa.int64(), "maps written"),
-            _field(
+            column("counts", pa.map_(pa.string(), pa.int64()), "images by status; their sum is n_images"),
+            column("category_counts", pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())), "the same by category"),
+            column("n_maps", pa.int64(), "maps written"),
+            column(
                 "replaced",
                 pa.map_(pa.string(), pa.int64()),
                 "run to rows that it lost to this one: of the same images, or with --replace all of the day; since version 3",
                 null=True,
             ),
-            _field("started_at", _UTC, "when the run began"),
-            _field("finished_at", _UTC, "when it was published"),
+            column("started_at", _UTC, "when the run began"),
+            column("finished_at", _UTC, "when it was published"),
         ]
     ),
 )
@@ -280,10 +231,10 @@ CALIBRATION = Table(
     pa.schema(
         [
             _IMAGE[0],
-            _field("uri", pa.string(), "canonical URI of a good image that the scoring flow had not seen"),
-            _field("anomaly_score", pa.float64(), "its score"),
-            _field("score_std", pa.float64(), "standard deviation of its score over the transforms"),
-            _field("group", pa.int64(), "images of one number were held out together; null in models older than it", null=True),
+            column("uri", pa.string(), "canonical URI of a good image that the scoring flow had not seen"),
+            column("anomaly_score", pa.float64(), "its score"),
+            column("score_std", pa.float64(), "standard deviation of its score over the transforms"),
+            column("group", pa.int64(), "images of one number were held out together; null in models older than it", null=True),
         ]
     ),
 )
@@ -293,29 +244,29 @@ REPRODUCTIONS = Table(
     1,
     pa.schema(
         [
-            _field("experiment", pa.string(), "table1, table2, ablation, shots or multimodal"),
-            _field("row", pa.string(), "row of the paper's table or point of its figure"),
-            _field("category", pa.string(), "product category that was scored"),
-            _field("method", pa.string(), "differnet, one_class_svm or nearest_neighbour"),
-            _field("seed", pa.int64(), "of weights, order and subset"),
-            _field("n_train", pa.int64(), "good images that were fitted on"),
-            _field("n_good", pa.int64(), "good test images"),
-            _field("n_anomalous", pa.int64(), "anomalous test images"),
-            _field("n_transforms", pa.int16(), "transforms that a score is the mean of"),
-            _field("auroc", pa.float64(), "area under the ROC curve of images, last epoch", unit="1"),
-            _field("average_precision", pa.float64(), "area under the precision-recall curve", unit="1"),
-            _field("f1_max", pa.float64(), "largest F1 over all thresholds", unit="1"),
-            _field("recall_at_zero_fpr", pa.float64(), "share of defects found without a false alarm", unit="1"),
-            _field("recall_at_1_percent_fpr", pa.float64(), "share of defects found at 1 % false alarms", unit="1"),
-            _field(
+            column("experiment", pa.string(), "table1, table2, ablation, shots or multimodal"),
+            column("row", pa.string(), "row of the paper's table or point of its figure"),
+            column("category", pa.string(), "product category that was scored"),
+            column("method", pa.string(), "differnet, one_class_svm or nearest_neighbour"),
+            column("seed", pa.int64(), "of weights, order and subset"),
+            column("n_train", pa.int64(), "good images that were fitted on"),
+            column("n_good", pa.int64(), "good test images"),
+            column("n_anomalous", pa.int64(), "anomalous test images"),
+            column("n_transforms", pa.int16(), "transforms that a score is the mean of"),
+            column("auroc", pa.float64(), "area under the ROC curve of images, last epoch", unit="1"),
+            column("average_precision", pa.float64(), "area under the precision-recall curve", unit="1"),
+            column("f1_max", pa.float64(), "largest F1 over all thresholds", unit="1"),
+            column("recall_at_zero_fpr", pa.float64(), "share of defects found without a false alarm", unit="1"),
+            column("recall_at_1_percent_fpr", pa.float64(), "share of defects found at 1 % false alarms", unit="1"),
+            column(
                 "best_epoch_auroc",
                 pa.float64(),
                 "largest AUROC of the epochs that were evaluated; chosen on the test set, so an overestimate",
                 null=True,
                 unit="1",
             ),
-            _field("published_auroc", pa.float64(), "what the paper printed", null=True, unit="1"),
-            _field("seconds", pa.float64(), "time of the fit and all its readings", unit="s"),
+            column("published_auroc", pa.float64(), "what the paper printed", null=True, unit="1"),
+            column("seconds", pa.float64(), "time of the fit and all its readings", unit="s"),
         ]
     ),
 )
@@ -325,27 +276,27 @@ DRIFT = Table(
     1,
     pa.schema(
         [
-            _field("dt", pa.date32(), "the night: the day of the rows of scores that it is of"),
-            _field("category", pa.string(), "product category"),
-            _field("attribute", pa.string(), "such as line: the row is of images that have a value of it; empty for all"),
-            _field("attribute_value", pa.string(), "that value, such as B; empty for all"),
-            _field("measure", pa.string(), "what is watched, such as anomalous_rate or score_median: docs/audit.md"),
-            _field("n_images", pa.int64(), "images that the measure is of"),
-            _field("count", pa.int64(), "flagged ones among them, of rates", null=True),
-            _field("value", pa.float64(), "of the measure"),
-            _field("std_error", pa.float64(), "of the value as an estimate from these images; of quantiles", null=True),
-            _field("image_spread", pa.float64(), "robust standard deviation of single images; of quantiles", null=True),
-            _field("model_version", pa.string(), "that scored, of measures that depend on it", null=True),
-            _field("reference", pa.float64(), "what the value usually is; null where nothing says it", null=True),
-            _field("reference_spread", pa.float64(), "standard deviation of a night; a factor, of ratios", null=True),
-            _field("n_reference", pa.int64(), "healthy nights of the reference; 0 for the calibration set"),
-            _field("effect", pa.float64(), "ratio of rates and volumes; else shift in image standard deviations", null=True),
-            _field("p_value", pa.float64(), "probability of a night as unusual, if it is healthy", null=True, unit="1"),
-            _field("e_value", pa.float64(), "e-detector of slow drift: evidence against all nights being alike", null=True),
-            _field("drift", pa.float64(), "shift since the likeliest change, in standard deviations of an image", null=True),
-            _field("verdict", pa.string(), "ok, alarm, muted, or no_reference where nothing could be tested"),
-            _field("alarm", pa.string(), "counts, tonight, drift, limit, with commas between several", null=True),
-            _field("reason", pa.string(), "why, in words; null where all is well", null=True),
+            column("dt", pa.date32(), "the night: the day of the rows of scores that it is of"),
+            column("category", pa.string(), "product category"),
+            column("attribute", pa.string(), "such as line: the row is of images that have a value of it; empty for all"),
+            column("attribute_value", pa.string(), "that value, such as B; empty for all"),
+            column("measure", pa.string(), "what is watched, such as anomalous_rate or score_median: docs/audit.md"),
+            column("n_images", pa.int64(), "images that the measure is of"),
+            column("count", pa.int64(), "flagged ones among them, of rates", null=True),
+            column("value", pa.float64(), "of the measure"),
+            column("std_error", pa.float64(), "of the value as an estimate from these images; of quantiles", null=True),
+            column("image_spread", pa.float64(), "robust standard deviation of single images; of quantiles", null=True),
+            column("model_version", pa.string(), "that scored, of measures that depend on it", null=True),
+            column("reference", pa.float64(), "what the value usually is; null where nothing says it", null=True),
+            column("reference_spread", pa.float64(), "standard deviation of a night; a factor, of ratios", null=True),
+            column("n_reference", pa.int64(), "healthy nights of the reference; 0 for the calibration set"),
+            column("effect", pa.float64(), "ratio of rates and volumes; else shift in image standard deviations", null=True),
+            column("p_value", pa.float64(), "probability of a night as unusual, if it is healthy", null=True, unit="1"),
+            column("e_value", pa.float64(), "e-detector of slow drift: evidence against all nights being alike", null=True),
+            column("drift", pa.float64(), "shift since the likeliest change, in standard deviations of an image", null=True),
+            column("verdict", pa.string(), "ok, alarm, muted, or no_reference where nothing could be tested"),
+            column("alarm", pa.string(), "counts, tonight, drift, limit, with commas between several", null=True),
+            column("reason", pa.string(), "why, in words; null where all is well", null=True),
         ]
     ),
     partition_by=("dt",),
@@ -390,14 +341,14 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         raise TableError(f"columns do not match the schema: missing {missing}, unknown {unknown}")
     columns = []
     for field in schema:
-        column = table[field.name]
-        if column.null_count and not field.nullable:
-            row = pc.index(pc.is_null(column), True).as_py()
+        found = table[field.name]
+        if found.null_count and not field.nullable:
+            row = pc.index(pc.is_null(found), True).as_py()
             raise TableError(f"column {field.name!r} is null in row {row}, expected a value of type {field.type}")
         try:
-            columns.append(column.cast(field.type))
+            columns.append(found.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise TableError(f"column {field.name!r} has type {column.type}, expected {field.type}: {error}") from error
+            raise TableError(f"column {field.name!r} has type {found.type}, expected {field.type}: {error}") from error
     return pa.table(columns, schema=schema)
 
 

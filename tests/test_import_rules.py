@@ -28,7 +28,7 @@ FLOOR = (  # the standard library only
     "differnet_ray.threads",
     "differnet_ray.queries",
 )
-TABLES = "differnet_ray.tables"
+TABLES, CONTRACT = "differnet_ray.tables", "differnet_ray.table_contract"
 STORAGE, ARCHIVES = "differnet_ray.storage", "differnet_ray.archives"
 STORE, RESULTS = "differnet_ray.store", "differnet_ray.results"
 MODEL, PIPELINE, ONLINE = "differnet_ray.model", "differnet_ray.pipeline", "differnet_ray.online"
@@ -43,12 +43,13 @@ ROOMS = {  # the modules of the package that a room may import
     "differnet_ray.threads": (),
     "differnet_ray.queries": (),
     "differnet_ray.versions": ("differnet_ray.__version__",),
-    TABLES: ("differnet_ray.errors",),
+    CONTRACT: (),
+    TABLES: ("differnet_ray.errors", CONTRACT),
     MODEL: (*FLOOR, MODEL),
     STORAGE: (*FLOOR, STORAGE),
     ARCHIVES: (*FLOOR, TABLES, STORAGE, ARCHIVES),
     STORE: (*FLOOR, TABLES, STORAGE, STORE),
-    RESULTS: (*FLOOR, TABLES, STORAGE, RESULTS),
+    RESULTS: (*FLOOR, CONTRACT, TABLES, STORAGE, RESULTS),
     PIPELINE: (*FLOOR, TABLES, MODEL, *DATA_ROOMS, "differnet_ray.versions", "differnet_ray.__version__", PIPELINE, CURVES),
     "differnet_ray.client": ("differnet_ray.errors", "differnet_ray.queries"),
     WEBHOOK: ("differnet_ray.errors", MESSAGES),

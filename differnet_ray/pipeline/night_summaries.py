@@ -18,9 +18,10 @@ from differnet_ray.limits import VALUES, VOLUME
 from differnet_ray.pipeline.observed import NORMAL_IQR, Calibration, Observed
 from differnet_ray.results.runs import open_table
 from differnet_ray.results.sql import bounded_database
-from differnet_ray.tables import GREY_CLIPPED, SCORES
+from differnet_ray.tables import DAY, GREY_CLIPPED, SCORES
 
 MOST_FOR_QUANTILES = 300_000  # images of a category
+NO_PARTS = (GREY_CLIPPED, DAY)  # attributes: of the score, and of the night, which has no other nights to compare with
 UNREADABLE = ("unreadable", "unsupported", "too_large", "failed")
 LEVELS = (0.25, 0.5, 0.75, 0.85, 0.9, 0.95)
 _DENSITY_SPAN = LEVELS[5] - LEVELS[3]  # about the 90 % quantile
@@ -73,7 +74,7 @@ def observed_of_night(
             for key, n in database.sql(
                 "SELECT key, approx_count_distinct(value) FROM pair GROUP BY key ORDER BY key"
             ).fetchall()
-            if n <= most_values and key != GREY_CLIPPED
+            if n <= most_values and key not in NO_PARTS
         ]
         database.execute("DROP TABLE pair")
         cells = ["SELECT '' AS attribute, '' AS attribute_value, * FROM image"]

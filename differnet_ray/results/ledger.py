@@ -29,6 +29,7 @@ from differnet_ray.errors import StorageError
 from differnet_ray.results.sql import bounded_database, row_groups
 from differnet_ray.storage.files import delete, list_files, read_bytes, write_bytes
 from differnet_ray.storage.locations import join, name_of
+from differnet_ray.tables import DAY
 
 AUDIT_FOLDER, LEDGER, LEDGER_FILE = "audit", "ledger", "ledger.json"
 DIGITS = "0123456789abcdef"
@@ -58,10 +59,10 @@ _COMPARED = f"""
         if(place IS NULL OR state = {_SAME}, known.night, $dt) AS night
     FROM listed FULL JOIN known USING (image_id) ORDER BY image_id
 """  # noqa: S608
-_LATE = """
+_LATE = f"""
     SELECT category, count(*) FROM images
-    WHERE coalesce(CAST(captured_at AS DATE), TRY_CAST(attributes['date'] AS DATE)) < $last GROUP BY ALL
-"""
+    WHERE coalesce(CAST(captured_at AS DATE), TRY_CAST(attributes['{DAY}'] AS DATE)) < $last GROUP BY ALL
+"""  # noqa: S608
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from differnet_ray.errors import ConfigError, StorageError
 from differnet_ray.results.runs import RUNS_FOLDER, open_table, run_ids
 from differnet_ray.storage.files import read_bytes
 from differnet_ray.storage.locations import canonical, join
-from differnet_ray.tables import GREY_CLIPPED, MAPS, RUNS, SCORES, Table
+from differnet_ray.table_contract import Table
+from differnet_ray.tables import GREY_CLIPPED, MAPS, RUNS, SCORES
 
 RUNS_NAMED = 20  # in the message that there is no such run
 

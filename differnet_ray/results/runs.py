@@ -33,7 +33,8 @@ import pyarrow.parquet as pq
 from differnet_ray.errors import ConfigError, StorageError
 from differnet_ray.storage.files import arrow_filesystem, delete, exists, list_files, open_input, read_bytes, write_bytes
 from differnet_ray.storage.locations import join, name_of
-from differnet_ray.tables import MANIFEST, Table, conform
+from differnet_ray.table_contract import Table
+from differnet_ray.tables import MANIFEST, conform
 
 MANIFEST_ROWS_PER_FILE, MANIFEST_ROWS_PER_GROUP = 100_000, 10_000
 NO_CATEGORY, SEVERAL_CATEGORIES = "no category", "several categories"

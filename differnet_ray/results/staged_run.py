@@ -18,7 +18,8 @@ from differnet_ray.results.runs import Run, parquet_files, partition, published_
 from differnet_ray.results.sql import bounded_database
 from differnet_ray.storage.files import open_input, write_bytes
 from differnet_ray.storage.locations import join
-from differnet_ray.tables import MAPS, SCORES, STAGED, STATUSES, Table, conform
+from differnet_ray.table_contract import Table
+from differnet_ray.tables import MAPS, SCORES, STAGED, STATUSES, conform
 from differnet_ray.threads import map_ahead
 
 # A map of 112 x 112 takes 25 kB: about 100 MB a file. Row groups of scores are what a reader skips; one of maps what it reads

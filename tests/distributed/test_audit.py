@@ -27,6 +27,7 @@ from differnet_ray.cli import audit as verb
 from differnet_ray.distributed import audit as job
 from differnet_ray.report import run_report
 from differnet_ray.results import audits, scores
+from differnet_ray.results.drift_table import drift_before
 from differnet_ray.results.ledger import read_ledger, row_groups
 from differnet_ray.storage.lease import lease
 from differnet_ray.storage.locations import canonical, join
@@ -42,7 +43,18 @@ def put(factory: Path, archive: Path, name: str, source: str) -> None:
 
 
 def arguments(archive: Path, models: str, output: Path, night: str) -> list[str]:
-    where = ["--input", archive, "--models", models, "--output", output, "--date", night]
+    where = [
+        "--input",
+        archive,
+        "--models",
+        models,
+        "--output",
+        output,
+        "--date",
+        night,
+        "--limits",
+        output.parent / "quiet.toml",
+    ]
     return [*map(str, where), "--path-pattern", "{line}/{date}/{category}/{name}", "--json"]
 
 
@@ -59,6 +71,10 @@ def ledger_of(output: Path) -> list[dict[str, Any]]:
     return pa.concat_tables(groups).sort_by("image_id").to_pylist()
 
 
+def drift_of(output: Path) -> list[dict[str, Any]]:
+    return drift_before(canonical(str(output)), date(2027, 1, 1), 1000).to_pylist() if (output / "drift").exists() else []
+
+
 def totals(record: dict[str, Any]) -> dict[str, int]:
     return {kind: sum(counts.values()) for kind, counts in record["changes"].items() if counts}
 
@@ -68,6 +84,7 @@ class Audits:
 
     def __init__(self, factory: Path, models: str, folder: Path) -> None:
         self.factory, self.models, self.archive, self.output = factory, models, folder / "archive", folder / "results"
+        (folder / "quiet.toml").write_text("[[muted]]\n")  # everything: nights of four images are not what this is about
 
     def put(self, name: str, source: str) -> None:
         put(self.factory, self.archive, name, source)
@@ -230,6 +247,7 @@ def test_an_audit_that_is_killed_at_random_moments_leaves_what_one_that_is_not_l
         assert audit(night, 300) == 0
         assert rows_of(killed) == rows_of(undisturbed)
         assert ledger_of(killed) == ledger_of(undisturbed)
+        assert drift_of(killed) == drift_of(undisturbed) != []
     assert [path.name for path in (killed / "_staging").iterdir()] == []
     shutil.rmtree(folder, ignore_errors=True)
 

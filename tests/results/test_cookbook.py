@@ -13,7 +13,8 @@ import pytest
 from staged_runs import DAY, MAP_SHAPE, Run, a_run, manifest_of, publish_staged, published_run, scored, stage
 
 from differnet_ray.storage.locations import canonical
-from differnet_ray.tables import MAPS, RUNS, SCORES, Table
+from differnet_ray.table_contract import Table
+from differnet_ray.tables import MAPS, RUNS, SCORES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
 QUERIES = dict(re.findall(r"```sql\n-- (.*?)\n(.*?)```", PAGE, re.DOTALL))

@@ -23,7 +23,8 @@ from differnet_ray.results import staged_run
 from differnet_ray.results.publish import publish
 from differnet_ray.results.runs import published, read_table, staging, write_manifest
 from differnet_ray.storage.files import list_files, write_bytes
-from differnet_ray.tables import MAPS, SCORES, Table
+from differnet_ray.table_contract import Table
+from differnet_ray.tables import MAPS, SCORES
 
 PLANT = manifest_of(CATEGORIES[:2], per_category=30)
 AGAIN = pa.concat_tables([PLANT.slice(20, 50), manifest_of(CATEGORIES[:2], per_category=5, bucket="late")])

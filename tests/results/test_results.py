@@ -38,7 +38,8 @@ from differnet_ray.errors import ConfigError, ReconciliationError, TableError
 from differnet_ray.results import staged_run
 from differnet_ray.results.runs import published, read_table, stage_manifest, staged_counts, staging, write_manifest
 from differnet_ray.storage.locations import canonical
-from differnet_ray.tables import MAPS, RUNS, SCORES, STAGED, STATUSES, Table, check_category, conform
+from differnet_ray.table_contract import Table
+from differnet_ray.tables import MAPS, RUNS, SCORES, STAGED, STATUSES, check_category, conform
 
 
 def write_small(uri: str) -> None:

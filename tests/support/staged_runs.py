@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from differnet_ray.archives.index import image_id
 from differnet_ray.results.publish import publish
 from differnet_ray.results.runs import Run, plan_run, staging, write_manifest
-from differnet_ray.tables import MANIFEST, SCORED_STATUSES, STAGED, STATUSES, Table, conform
+from differnet_ray.table_contract import Table
+from differnet_ray.tables import MANIFEST, SCORED_STATUSES, STAGED, STATUSES, conform
 
 DAY = date(2026, 1, 31)
 MAP_SHAPE = (4, 6)
