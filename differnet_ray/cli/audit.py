@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from differnet_ray.cli.options import AS_JSON, CONFIG, MODELS, OUTPUT, actors_between, day, day_or_none, versions_of
+from differnet_ray.cli.options import (
+    AS_JSON,
+    CONFIG,
+    MODELS,
+    OUTPUT,
+    actors_between,
+    day,
+    day_or_none,
+    limits_of,
+    versions_of,
+    webhook_options,
+)
 from differnet_ray.cli.score import indexed, no_models, not_scored, score_tasks, status_table, warn_clipped
 from differnet_ray.errors import EXIT_ALARM, EXIT_NOT_ALL_SCORED, ConfigError
 from differnet_ray.limits import AlarmLimits
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from differnet_ray.pipeline.stages import Maps
     from differnet_ray.results.audits import AuditPlan
     from differnet_ray.results.ledger import Comparison
+    from differnet_ray.webhook import Webhooks
+    from differnet_ray.webhook_messages import Form
 
 
 @click.command()
@@ -43,6 +54,7 @@ if TYPE_CHECKING:
 @click.option("--limits", "limits_file", metavar="FILE", help="When to alarm: a TOML file, see jobs/limits.toml.")
 @click.option("--false-alarms-per-year", type=float, help="Nights with a false alarm in a year, at most; default: 2.")
 @click.option("--report", metavar="URI", help="Folder of the pages; default: OUTPUT/reports.")
+@webhook_options
 @click.option("--resume/--no-resume", default=True, help="Finish an audit that was killed as it was planned; default, or anew.")
 @click.option("--dry-run", is_flag=True, help="Say what is new, changed and gone; score and write nothing.")
 @AS_JSON
@@ -57,6 +69,9 @@ def audit(
     false_alarms_per_year: float | None,
     as_json: bool,
     dry_run: bool,
+    urls: tuple[str, ...],
+    form: Form | None,
+    always: bool,
     **options: Any,
 ) -> None:
     """Score what is new or changed in an archive since the last audit, judge the night, and write the report.
@@ -64,11 +79,14 @@ def audit(
     An audit that failed or was killed is made up first, each image once. Where nothing is new, nothing is done.
     """
     from differnet_ray.results.ledger import EVER
+    from differnet_ray.webhook import Webhooks
 
+    webhooks = Webhooks(urls, form, always)
     if everything and since is not None:
         raise ConfigError("--all and --since: give one of them")
     limits = limits_of(limits_file, false_alarms_per_year)
-    done = run_audit(inputs, since=EVER if everything else since, dry_run=dry_run, limits=limits, **options)
+    since = EVER if everything else since
+    done = run_audit(inputs, since=since, dry_run=dry_run, limits=limits, webhooks=webhooks, **options)
     click.echo(json.dumps({"audits": done}, indent=2) if as_json else "\n\n".join(map(audit_text, done)) or "nothing to do")
     if any(record.get("alarms") for record in done):
         ctx.exit(EXIT_ALARM)
@@ -92,6 +110,7 @@ def run_audit(
     actors: tuple[int, int] | None = None,
     limits: AlarmLimits | None = None,
     report: str | None = None,
+    webhooks: Webhooks | None = None,
     resume: bool = True,
     dry_run: bool = False,
 ) -> list[dict[str, Any]]:
@@ -112,6 +131,7 @@ def run_audit(
         actors: least and largest number of scoring actors.
         limits: when to alarm; None: as where nothing is said.
         report: folder of the pages; None: OUTPUT/reports.
+        webhooks: who is told of it; None: nobody.
         resume: finish an audit that was killed as it was planned; else plan it anew, unless its rows are published.
         dry_run: compare only; write nothing.
 
@@ -156,7 +176,7 @@ def run_audit(
             check_writable(output)
             stack.enter_context(lease(lease_of_audits(output)))
         stack.enter_context(cluster())
-        if not dry_run and (made_up := _made_up(job, reports, limits)):
+        if not dry_run and (made_up := _made_up(job, reports, limits, webhooks)):
             done.append(made_up)
             if since and made_up["since"] and made_up["since"] <= str(since):  # that has taken them again
                 job = replace(job, since=None)
@@ -167,28 +187,11 @@ def run_audit(
             return [_foreseen(job, compared(index, job, write=False))]
         plan = planned(index, job)
         if plan is not None:
-            done.append(_carried_out(plan, job, reports, limits))
+            done.append(_carried_out(plan, job, reports, limits, webhooks))
     return done
 
 
-def limits_of(path: str | None, false_alarms_per_year: float | None) -> AlarmLimits:
-    """When to alarm: what a TOML file says, and the command line, which wins.
-
-    Raises:
-        ConfigError: the file cannot be read, or says something that is not allowed.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"--limits {path}: {error}") from error
-    if false_alarms_per_year is not None:
-        values["false_alarms_per_year"] = false_alarms_per_year
-    return AlarmLimits.from_dict(values)
-
-
-def _made_up(job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any] | None:
+def _made_up(job: AuditJob, reports: str, limits: AlarmLimits, webhooks: Webhooks | None) -> dict[str, Any] | None:
     """Finishes the audit that was planned and is not done, if there is one."""
     from differnet_ray.results.audits import drop_plan, pending
     from differnet_ray.results.runs import published
@@ -200,16 +203,19 @@ def _made_up(job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any]
         drop_plan(job.output)
         return None
     click.echo(f"making up the audit {plan.audit_id} of the night {plan.dt}, which was not finished", err=True)
-    return _carried_out(plan, job, reports, limits)
+    return _carried_out(plan, job, reports, limits, webhooks)
 
 
-def _carried_out(plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any]:
-    """Scores, publishes, judges the night, writes the report, and updates the ledger last."""
+def _carried_out(
+    plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimits, webhooks: Webhooks | None
+) -> dict[str, Any]:
+    """Scores, publishes, judges the night, writes the report and the record, tells of it, and updates the ledger last."""
     from differnet_ray.cli.progress import Reporter
     from differnet_ray.distributed.audit import forms_of, scored
     from differnet_ray.pipeline.drift import drift_of_night
+    from differnet_ray.pipeline.proposal_commands import proposals_of_night
     from differnet_ray.report.run_report import write_run_report
-    from differnet_ray.results.audits import finish
+    from differnet_ray.results.audits import finish, write_record
     from differnet_ray.results.drift_table import write_drift
     from differnet_ray.storage.locations import join
 
@@ -221,12 +227,18 @@ def _carried_out(plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimi
         warn_clipped(job.output, record, forms)
         target = join(reports, f"{record['run_id']}.html")
         page = write_run_report(job.output, record["run_id"], models=job.models, target=target)
-    alarms: tuple[str, ...] = ()
+    alarms, proposals = list[dict[str, Any]](), list[dict[str, Any]]()
     with suppress(FileNotFoundError):  # nothing has ever been published: there is no night to compare with
         found = drift_of_night(job.output, plan.dt, job.models, limits)
         write_drift(job.output, plan.dt, found.rows)
-        alarms = found.alarms
-    return finish(job.output, plan, record, page, alarms)
+        alarms = [alarm.as_json() for alarm in found.alarms]
+        proposals = [one.as_json() for one in proposals_of_night(job.output, job.models, plan, record, found.rows, limits)]
+    done = write_record(job.output, plan, record, page, alarms, proposals)
+    if webhooks is not None and (alarms or not_scored(done) or webhooks.always):
+        for problem in webhooks.tell(done):
+            click.echo(f"WARNING: {problem}", err=True)
+    finish(job.output, plan)
+    return done
 
 
 def _foreseen(job: AuditJob, comparison: Comparison) -> dict[str, Any]:
@@ -247,6 +259,8 @@ def _foreseen(job: AuditJob, comparison: Comparison) -> dict[str, Any]:
 
 def audit_text(record: Mapping[str, Any]) -> str:
     """What an audit found, for people."""
+    from differnet_ray.webhook_messages import proposal_text
+
     totals = {kind: sum(counts.values()) for kind, counts in record["changes"].items()}
     said = [f"{totals[kind]:,} {kind}" for kind in ("new", "changed", "again", "removed") if totals[kind] or kind == "new"]
     said[0] += f" ({totals['late']:,} late)" if totals["late"] else ""
@@ -255,7 +269,9 @@ def audit_text(record: Mapping[str, Any]) -> str:
         lines.append("Not all locations of earlier audits were listed: whether images are gone there is not known.")
     if record["counts"]:
         lines += ["", status_table(record), "", f"run {record['run_id']}, report {record['report']}"]
-    lines += [f"ALARM {reason}" for reason in record.get("alarms", ())]
+    lines += [f"ALARM {alarm['text']}" for alarm in record.get("alarms", ())]
+    for proposal in record.get("proposals", ()):
+        lines += [proposal_text(proposal), *([f"    {proposal['command']}"] if proposal["command"] else [])]
     if record.get("unfinished"):
         lines.append(f"The audit {record['unfinished']} is not finished: the next one makes it up first.")
     return "\n".join(lines)

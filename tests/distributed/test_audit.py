@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -19,7 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from said import json_of, run
+from webhook_server import receiving
 
+from differnet_ray import cli
 from differnet_ray.cli import audit as verb
 from differnet_ray.distributed import audit as job
 from differnet_ray.report import run_report
@@ -247,3 +250,52 @@ def test_an_audit_that_is_killed_at_random_moments_leaves_what_one_that_is_not_l
         assert drift_of(killed) == drift_of(undisturbed) != []
     assert [path.name for path in (killed / "_staging").iterdir()] == []
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_alarms_are_told_and_recorded_before_the_ledger_and_again_where_a_kill_came_between(
+    nights: Audits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text("[at_most]\nimages = 1\n")
+    nights.put("line2/2026-01-31/lid/0.jpg", "lid/test/good/00.jpg")
+    nights.put("line2/2026-01-31/lid/1.jpg", "lid/test/good/01.jpg")
+    before = ledger_of(nights.output)
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*args: object, **options: object) -> None:
+        raise Killed
+
+    with receiving() as server:
+        monkeypatch.setenv("DIFFERNET_WEBHOOK", server.url)
+        command = arguments(nights.archive, nights.models, nights.output, "2026-01-31")
+        with monkeypatch.context() as patch:
+            patch.setattr(audits, "write_ledger", dies)
+            with pytest.raises(Killed):
+                cli.main.main(["audit", *command, "--limits", str(limits)], standalone_mode=False)
+        assert ledger_of(nights.output) == before
+        (record,) = nights.audit("2026-01-31", "--limits", str(limits), exit_code=3)
+        told = [got["body"] for got in server.received]
+    assert [body["audit_id"] for body in told] == [record["audit_id"]] * 2  # at least once
+    assert told[1] == record == json.loads((nights.output / "audit" / "audit.json").read_text())
+    assert {alarm["measure"] for alarm in record["alarms"]} == {"images"}
+    assert record["alarms"][0]["text"].startswith("lid: ")
+    assert {proposal["action"] for proposal in record["proposals"]} == {"check upload"}
+
+
+def test_a_webhook_that_fails_is_a_warning_and_healthy_nights_are_told_where_that_is_asked_for(nights: Audits) -> None:
+    nights.put("line2/2026-01-31/lid/0.jpg", "lid/test/good/00.jpg")
+    command = arguments(nights.archive, nights.models, nights.output, "2026-01-31")
+    with receiving(404) as server:
+        said = run("audit", *command, "--webhook", server.url, "--webhook-always")
+        assert "WARNING: webhook 127.0.0.1: answered 404 Not Found" in said.stderr
+        assert "s3cr3t" not in said.output
+        assert [got["body"]["alarms"] for got in server.received] == [[]]
+        nights.put("line2/2026-02-01/lid/1.jpg", "lid/test/good/01.jpg")
+        command = arguments(nights.archive, nights.models, nights.output, "2026-02-01")
+        run("audit", *command, "--webhook", server.url)  # nothing alarms
+        assert len(server.received) == 1
+        (nights.archive / "line2/2026-02-01/lid/broken.jpg").write_bytes(b"\xff\xd8\xff cut off")
+        run("audit", *command, "--webhook", server.url, exit_code=4)
+        assert server.received[1]["body"]["counts"] == {"unreadable": 1}

@@ -158,7 +158,7 @@ def test_scores_that_shift_on_one_line_name_the_line(healthy_plant: tuple[Plant,
     found = judged(healthy_plant[0], only("screw", "B", score=lambda x: x * np.e**2))
     assert ("screw", "B", "score_median") in alarmed(found)
     assert {(category, value) for category, value, _ in alarmed(found)} <= {("screw", "B"), ("screw", "")}
-    assert any(line.startswith("screw, line B: ") for line in found.alarms)
+    assert any(alarm.text.startswith("screw, line B: ") for alarm in found.alarms)
 
 
 def test_a_new_defect_is_more_anomalous_images_than_the_calibration_set_explains(
