@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from differnet_ray.cli.options import AS_JSON, CONFIG, MODELS, OUTPUT, actors_between, day, day_or_none, versions_of
+from differnet_ray.cli.options import AS_JSON, CONFIG, OUTPUT, actors_between, day, day_or_none, versions_of
 from differnet_ray.cli.score import indexed, no_models, not_scored, score_tasks, status_table, warn_clipped
 from differnet_ray.errors import EXIT_ALARM, EXIT_NOT_ALL_SCORED, ConfigError
 from differnet_ray.limits import AlarmLimits
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @CONFIG
-@click.option("--input", "inputs", required=True, multiple=True, help="Folder, archive or manifest of images (repeatable).")
-@MODELS
+@click.option("--input", "inputs", multiple=True, help="Folder, archive or manifest of images (repeatable).  [required]")
+@click.option("--models", help="Model store: a folder or s3:// URI.  [required]")
 @OUTPUT
 @click.option("--category", metavar="NAME", help="Category of all images; default: from their paths.")
 @click.option("--path-pattern", help="Such as '{line}/{date}/{category}/{name}', matched with the end of each path.")
@@ -45,12 +46,15 @@ if TYPE_CHECKING:
 @click.option("--report", metavar="URI", help="Folder of the pages; default: OUTPUT/reports.")
 @click.option("--resume/--no-resume", default=True, help="Finish an audit that was killed as it was planned; default, or anew.")
 @click.option("--dry-run", is_flag=True, help="Say what is new, changed and gone; score and write nothing.")
+@click.option("--index", "index_only", is_flag=True, help="Only write the page over all nights anew; --output is enough.")
 @AS_JSON
 @click.pass_context
 def audit(
     ctx: click.Context,
     /,
     inputs: tuple[str, ...],
+    models: str | None,
+    index_only: bool,
     since: date | None,
     everything: bool,
     limits_file: str | None,
@@ -63,12 +67,18 @@ def audit(
 
     An audit that failed or was killed is made up first, each image once. Where nothing is new, nothing is done.
     """
+    if index_only:
+        click.echo(write_index(options["output"], options["report"]))
+        return
+    if not inputs or models is None:
+        missing = "models" if inputs else "inputs"
+        raise click.MissingParameter(ctx=ctx, param=next(option for option in ctx.command.params if option.name == missing))
     from differnet_ray.results.ledger import EVER
 
     if everything and since is not None:
         raise ConfigError("--all and --since: give one of them")
     limits = limits_of(limits_file, false_alarms_per_year)
-    done = run_audit(inputs, since=EVER if everything else since, dry_run=dry_run, limits=limits, **options)
+    done = run_audit(inputs, models=models, since=EVER if everything else since, dry_run=dry_run, limits=limits, **options)
     click.echo(json.dumps({"audits": done}, indent=2) if as_json else "\n\n".join(map(audit_text, done)) or "nothing to do")
     if any(record.get("alarms") for record in done):
         ctx.exit(EXIT_ALARM)
@@ -126,7 +136,7 @@ def run_audit(
     from differnet_ray.tables import check_category
 
     models, output = canonical(models), canonical(output)
-    reports = join(output, "reports") if report is None else canonical(report)
+    reports = pages_of(output, report)
     naming = Naming(category, path_pattern)
     if category is not None:
         check_category(category)
@@ -171,6 +181,22 @@ def run_audit(
     return done
 
 
+def write_index(output: str, report: str | None) -> str:
+    """Writes the page over all nights, from the records of the audits; returns its URI."""
+    from differnet_ray.report.night_index import write_night_index
+    from differnet_ray.storage.locations import canonical
+
+    return write_night_index(canonical(output), pages_of(canonical(output), report))
+
+
+def pages_of(output: str, report: str | None) -> str:
+    """Canonical URI of the folder of the pages."""
+    from differnet_ray.results.housekeeping import REPORTS
+    from differnet_ray.storage.locations import canonical, join
+
+    return join(output, REPORTS) if report is None else canonical(report)
+
+
 def limits_of(path: str | None, false_alarms_per_year: float | None) -> AlarmLimits:
     """When to alarm: what a TOML file says, and the command line, which wins.
 
@@ -204,29 +230,34 @@ def _made_up(job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any]
 
 
 def _carried_out(plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any]:
-    """Scores, publishes, judges the night, writes the report, and updates the ledger last."""
+    """Scores, publishes, judges the night, writes the pages, and updates the ledger last."""
     from differnet_ray.cli.progress import Reporter
     from differnet_ray.distributed.audit import forms_of, scored
     from differnet_ray.pipeline.drift import drift_of_night
+    from differnet_ray.report.night_index import write_night_index
+    from differnet_ray.report.night_report import page_of_night, write_night_report
     from differnet_ray.report.run_report import write_run_report
-    from differnet_ray.results.audits import finish
-    from differnet_ray.results.drift_table import write_drift
+    from differnet_ray.results.audits import finish, record_of
+    from differnet_ray.results.drift_table import verdicts_of, write_drift
     from differnet_ray.storage.locations import join
 
     forms = forms_of(plan, job.models)
     with Reporter("images") as reporter:
-        record = scored(plan, forms, job, lambda progress: reporter.show(score_tasks(progress)))
-    page = None
-    if record is not None:
-        warn_clipped(job.output, record, forms)
-        target = join(reports, f"{record['run_id']}.html")
-        page = write_run_report(job.output, record["run_id"], models=job.models, target=target)
+        run = scored(plan, forms, job, lambda progress: reporter.show(score_tasks(progress)))
+    if run is not None:
+        warn_clipped(job.output, run, forms)
+        write_run_report(job.output, run["run_id"], models=job.models, target=join(reports, f"{run['run_id']}.html"))
     alarms: tuple[str, ...] = ()
+    verdicts = Counter[str]()
     with suppress(FileNotFoundError):  # nothing has ever been published: there is no night to compare with
         found = drift_of_night(job.output, plan.dt, job.models, limits)
         write_drift(job.output, plan.dt, found.rows)
-        alarms = found.alarms
-    return finish(job.output, plan, record, page, alarms)
+        alarms, verdicts = found.alarms, Counter(verdicts_of(found.rows).values())
+    record = record_of(plan, run, page_of_night(reports, plan.dt), alarms, verdicts)
+    write_night_report(job.output, plan.dt, reports, models=job.models, latest=record)
+    write_night_index(job.output, reports, latest=record)
+    finish(job.output, plan, record)
+    return record
 
 
 def _foreseen(job: AuditJob, comparison: Comparison) -> dict[str, Any]:
@@ -254,7 +285,9 @@ def audit_text(record: Mapping[str, Any]) -> str:
     if not record["is_whole"]:
         lines.append("Not all locations of earlier audits were listed: whether images are gone there is not known.")
     if record["counts"]:
-        lines += ["", status_table(record), "", f"run {record['run_id']}, report {record['report']}"]
+        lines += ["", status_table(record), "", f"run {record['run_id']}"]
+    if record.get("report"):
+        lines.append(f"report {record['report']}")
     lines += [f"ALARM {reason}" for reason in record.get("alarms", ())]
     if record.get("unfinished"):
         lines.append(f"The audit {record['unfinished']} is not finished: the next one makes it up first.")

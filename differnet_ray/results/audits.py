@@ -19,7 +19,7 @@ from typing import Any
 from differnet_ray.errors import StorageError
 from differnet_ray.results.ledger import AUDIT_FOLDER, Comparison, Ledger, read_ledger, write_ledger
 from differnet_ray.results.runs import UNPLACED, Run, plan_run
-from differnet_ray.storage.files import delete, list_files, read_bytes, write_bytes
+from differnet_ray.storage.files import delete, list_files, list_folders, read_bytes, write_bytes
 from differnet_ray.storage.locations import join
 
 PLAN, PLAN_FILE, NIGHTS, LEASE = "plan", "plan.json", "nights", "lease.json"
@@ -126,22 +126,23 @@ def drop_plan(output: str) -> None:
     delete(join(output, AUDIT_FOLDER, PLAN))
 
 
-def finish(
-    output: str, plan: AuditPlan, run_record: Mapping[str, Any] | None, report: str | None, alarms: Sequence[str] = ()
+def record_of(
+    plan: AuditPlan,
+    run_record: Mapping[str, Any] | None,
+    report: str,
+    alarms: Sequence[str] = (),
+    verdicts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Once all else is done: records the audit, then updates the ledger, which is what makes it done.
+    """What is recorded of an audit once its night is judged.
 
     Args:
-        output: canonical URI of the results.
         plan: the audit.
         run_record: the content of the file of its run; None where there was no image to score.
-        report: URI of its page.
+        report: URI of the page of the night.
         alarms: reasons, in words.
-
-    Returns:
-        Its record.
+        verdicts: verdict of a category (`drift_table.VERDICTS`) to how many have it.
     """
-    record = {
+    return {
         "schema_version": RECORD_VERSION,
         "audit_id": plan.audit_id,
         "dt": str(plan.dt),
@@ -158,28 +159,45 @@ def finish(
         "category_counts": run_record["category_counts"] if run_record else {},
         "report": report,
         "alarms": list(alarms),
+        "verdicts": dict(verdicts or {}),
         "started_at": plan.started_at,
         "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
+
+
+def finish(output: str, plan: AuditPlan, record: Mapping[str, Any]) -> None:
+    """Once all else is done: writes the record of the audit, then updates the ledger, which is what makes it done."""
     with suppress(FileNotFoundError):
         unplaced = read_bytes(f"{planned_images(output)}.{UNPLACED}")
         write_bytes(join(_night(output, plan.dt), f"{plan.audit_id}.{UNPLACED}"), unplaced)
     write_bytes(join(_night(output, plan.dt), f"{plan.audit_id}.json"), _json(record))
     write_ledger(output, plan.ledger)
     drop_plan(output)
-    return record
 
 
-def audits_of(output: str, dt: date) -> list[dict[str, Any]]:
-    """The records of the audits of a night, the oldest first."""
+def audited_nights(output: str) -> list[date]:
+    """The nights that have been audited, the oldest first."""
+    return [date.fromisoformat(name.removeprefix("dt=")) for name in list_folders(join(output, AUDIT_FOLDER, NIGHTS))]
+
+
+def audits_of(output: str, dt: date, latest: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The records of the audits of a night, the oldest first; with one that is not written yet, if it is given."""
     try:
         uris = [file.uri for file in list_files(_night(output, dt)) if file.uri.endswith(".json")]
     except FileNotFoundError:
-        return []
-    return sorted((json.loads(read_bytes(uri)) for uri in uris), key=lambda record: str(record["finished_at"]))
+        uris = []
+    records = {record["audit_id"]: record for record in (json.loads(read_bytes(uri)) for uri in uris)}
+    if latest is not None and latest["dt"] == str(dt):
+        records[latest["audit_id"]] = dict(latest)
+    return sorted(records.values(), key=lambda record: str(record["finished_at"]))
 
 
-def _night(output: str, dt: date) -> str:
+def no_category_of(output: str, record: Mapping[str, Any]) -> str:
+    """Where the images of an audit are named that have no category, or several."""
+    return join(_night(output, record["dt"]), f"{record['audit_id']}.{UNPLACED}")
+
+
+def _night(output: str, dt: date | str) -> str:
     return join(output, AUDIT_FOLDER, NIGHTS, f"dt={dt}")
 
 
