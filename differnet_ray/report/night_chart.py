@@ -16,11 +16,11 @@ from differnet_ray.limits import RATES, VOLUME
 from differnet_ray.pipeline.observed import LOGARITHMIC
 from differnet_ray.report.page import number, percent
 
-WIDTH, HEIGHT = 360, 168  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 22, 24  # what its edges leave for labels
+WIDTH, HEIGHT = 300, 150  # of the drawing, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 22, 24  # what its edges leave for labels
 SPREADS = 2.0  # of a night, from the middle of the band to its edges
 LARGEST = 1e300  # what is drawn of larger values: their differences are still floats
-TICKS = 4
+TICKS = 5
 
 
 @dataclass(frozen=True)

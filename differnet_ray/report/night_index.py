@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from differnet_ray.results.housekeeping import NIGHT_INDEX
 from differnet_ray.storage.locations import join, name_of
 from differnet_ray.tables import SCORED_STATUSES
 
+FIRST_ALARM = 110  # letters of it
 READ_THREADS = 16  # a record is a small file, which a store of objects takes its time to give
 
 
@@ -39,6 +41,11 @@ class NightLine:
     counts: Mapping[str, int]
     changes: Mapping[str, int]
     page: str | None
+
+    @property
+    def first(self) -> str:
+        """The beginning of the first alarm; the page of the night has all of it."""
+        return textwrap.shorten(self.alarms[0], FIRST_ALARM, placeholder=" …") if self.alarms else ""
 
     @property
     def n_images(self) -> int:

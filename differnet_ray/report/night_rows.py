@@ -19,7 +19,7 @@ from differnet_ray.tables import DRIFT
 NIGHTS = 28
 MATRIX_ROWS = 200  # categories of the matrix, each with a cell for each night
 CHARTS, CHARTS_OF_CATEGORY = 40, 4
-_TO_JUDGE = ("category", "attribute", "measure", "value", "verdict")
+_TO_JUDGE = ("category", "attribute", "measure", "value", "model_version", "verdict")
 VERDICT_WORDS = {"alarm": "alarm", "muted": "muted", "no_images": "no images", "no_reference": "not judged", "ok": "ok"}
 MEASURES = {
     "images": "number of images",
@@ -133,7 +133,7 @@ def read_night(output: str, dt: date) -> NightRows:
     for row in found:
         if row["verdict"] == "alarm":
             by_category.setdefault(row["category"], []).append(row)
-    drawn = [row for rows in by_category.values() for row in rows[:CHARTS_OF_CATEGORY]][:CHARTS]
+    drawn = [row for rows in by_category.values() for row in _drawn(rows)][:CHARTS]
     charts = _charts(output, nights, drawn)
     alarms = {category: [Alarm(row, charts.get(_key(row))) for row in rows] for category, rows in by_category.items()}
     muted = [Alarm(row) for row in found if row["verdict"] == "muted"]
@@ -143,6 +143,13 @@ def read_night(output: str, dt: date) -> NightRows:
 def _urgency(row: Mapping[str, Any]) -> tuple[float, bool, str, str, str, str]:
     p_value = 1.0 if row["p_value"] is None else row["p_value"]
     return p_value, row["attribute"] != "", *_key(row)
+
+
+def _drawn(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of the alarms of a category those with a chart: each measure once, where it is least probable, then others."""
+    once = list({row["measure"]: row for row in reversed(rows)}.values())[::-1]
+    others = [row for row in rows if not any(row is one for one in once)]
+    return [*sorted(once, key=_urgency), *others][:CHARTS_OF_CATEGORY]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str, str]:

@@ -1,7 +1,7 @@
 """The rows of the table `drift`: a file for each night, OUTPUT/drift/dt=YYYY-MM-DD/drift.parquet, replaced as a whole.
 
-Legend: the verdict of a category is the gravest of its rows, of the whole and of its parts; it cannot be judged where none of
-them can.
+Legend: the verdict of a category is the gravest of its rows, of the whole and of its parts; where nothing can be said of its
+scores, it is not judged.
 """
 
 from __future__ import annotations
@@ -62,9 +62,13 @@ def verdicts_of(rows: pa.Table) -> dict[str, str]:
     """Category to its verdict, one of `VERDICTS`.
 
     Args:
-        rows: of one night, with the columns category, attribute, measure, value and verdict.
+        rows: of one night, with the columns category, attribute, measure, value, model_version and verdict.
     """
-    judged = {"alarm": 0, "muted": 1, "ok": 2, "no_reference": 3}  # a category is judged where any of its rows is
+    judged = {"alarm": 0, "muted": 1, "ok": 2, "no_reference": 3}
+    # a category is judged where one of its rows that depend on scores is: without a model it is not
+    without = pc.and_(pc.equal(rows["verdict"], "ok"), pc.is_null(rows["model_version"]))
+    found_as = pc.if_else(without, "no_reference", rows["verdict"])
+    rows = rows.set_column(rows.column_names.index("verdict"), "verdict", found_as)
     found: dict[str, str] = {}
     for pair in rows.group_by(["category", "verdict"]).aggregate([]).to_pylist():
         known = found.setdefault(pair["category"], pair["verdict"])
