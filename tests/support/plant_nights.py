@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -38,11 +40,18 @@ Change = Callable[[int, str, dict[str, Any], np.random.Generator], dict[str, Any
 
 
 class Plant:
-    """Some categories on the lines A and B. With an archive, flagged images are there, with their maps."""
+    """Some categories on two lines. With an archive, flagged images are there, with their maps."""
 
     def __init__(
-        self, root: Path, categories: Sequence[str] = ("lid", "screw"), *, n_images: int = 240, archive: Path | None = None
+        self,
+        root: Path,
+        categories: Sequence[str] = ("lid", "screw"),
+        *,
+        n_images: int = 240,
+        archive: Path | None = None,
+        lines: tuple[str, str] = ("A", "B"),
     ) -> None:
+        self.lines = lines
         self.output, self.models = canonical(str(root / "results")), canonical(str(root / "models"))
         self.reports = join(self.output, "reports")
         self.rng, self.store, self.n_images, self.archive = np.random.default_rng(0), ModelStore(self.models), n_images, archive
@@ -50,6 +59,17 @@ class Plant:
         self.without_model: list[str] = []
         for category in categories:
             self.fit(category)
+
+    def copied(self, root: Path) -> Plant:
+        """Another plant, with the same history."""
+        other = copy(self)
+        other.rng = deepcopy(self.rng)
+        other.output, other.models = (canonical(str(root / name)) for name in ("results", "models"))
+        for mine, its in ((self.output, other.output), (self.models, other.models)):
+            shutil.copytree(mine.removeprefix("file://"), its.removeprefix("file://"))
+        other.reports, other.store = join(other.output, "reports"), ModelStore(other.models)
+        other.models_in_use, other.without_model = dict(self.models_in_use), list(self.without_model)
+        return other
 
     @property
     def versions(self) -> dict[str, str | None]:
@@ -80,7 +100,7 @@ class Plant:
                 uri = self._uri(category, dt, f"{part}{n:03d}", "AB"[n % 2])
                 score = float(np.exp(shift + self.rng.standard_normal()))
                 row = {"image_id": image_id(uri), "uri": uri, "category": category, "score": score, "error": None}
-                row |= {"attributes": [("line", "AB"[n % 2]), ("name", str(n))]}
+                row |= {"attributes": [("line", self.lines[n % 2]), ("name", str(n))]}
                 changed = row if change is None else change(n, category, row, self.rng)
                 if changed is None:
                     continue
