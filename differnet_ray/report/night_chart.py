@@ -129,7 +129,9 @@ def written(measure: str, value: float | None) -> str:
     """
     if measure in RATES:
         return percent(value)
-    return f"{value:,.0f}" if measure == VOLUME and value is not None and abs(value) >= 1 else number(value)
+    return (
+        f"{value:,.0f}" if measure == VOLUME and value is not None and (value >= 10 or value == int(value)) else number(value)
+    )
 
 
 def _band(row: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -157,7 +159,7 @@ def _ticks(low: float, high: float) -> list[float]:
     """A few round values between two.
 
     >>> _ticks(0.0, 0.47)
-    [0.0, 0.2, 0.4]
+    [0.0, 0.1, 0.2, 0.3, 0.4]
     """
     rough = (high - low) / TICKS
     decade = 10.0 ** math.floor(math.log10(rough))

@@ -23,7 +23,7 @@ from differnet_ray.storage.files import list_level
 from differnet_ray.storage.locations import FILE, join, name_of
 from differnet_ray.tables import SCORED_STATUSES, STATUSES
 
-NAMED = 5  # categories in the verdict's sentence
+NAMED, LETTERS = 5, 100  # categories in the sentence of the verdict, and letters of their names, at most
 MODELS_LISTED = 200  # versions and digests in the lineage
 CHANGES = ("new", "changed", "again", "late", "removed")
 
@@ -192,8 +192,9 @@ def _categories(n: int) -> str:
 
 def _named(categories: Iterable[str]) -> str:
     names = list(categories)
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"
+    named = next((n for n in range(min(NAMED, len(names)), 1, -1) if len("".join(names[:n])) <= LETTERS), 1)
+    more = f" and {len(names) - named:,} more" if len(names) > named else ""
+    return f"{', '.join(names[:named])}{more}"
 
 
 def _lines(night: NightRows, images: NightImages, audits: Sequence[Mapping[str, Any]]) -> list[CategoryLine]:

@@ -17,7 +17,7 @@ from differnet_ray.results.drift_table import VERDICTS, drift_of, nights_of_drif
 from differnet_ray.tables import DRIFT
 
 NIGHTS = 28
-MATRIX_ROWS = 200  # categories of the matrix, each with a cell for each night
+MATRIX_ROWS, FEWEST_ROWS = 200, 40  # of the matrix, at most; up to the latter categories as usual have one as well
 CHARTS, CHARTS_OF_CATEGORY = 40, 4
 _TO_JUDGE = ("category", "attribute", "measure", "value", "model_version", "verdict")
 VERDICT_WORDS = {"alarm": "alarm", "muted": "muted", "no_images": "no images", "no_reference": "not judged", "ok": "ok"}
@@ -178,7 +178,9 @@ def _matrix(nights: Sequence[date], verdicts: Sequence[Mapping[str, str]]) -> Ma
         {category for night in verdicts for category in night},
         key=lambda category: (VERDICTS.index(verdicts[-1].get(category, "no_images")), -n_alarms[category], category),
     )
-    rows = [MatrixRow(c, tuple(night.get(c, "no_images") for night in verdicts)) for c in categories[:MATRIX_ROWS]]
-    others = tuple(Counter(night.get(c, "no_images") for c in categories[MATRIX_ROWS:]) for night in verdicts)
+    n_unusual = sum(verdicts[-1].get(category) != "ok" or n_alarms[category] > 0 for category in categories)
+    n_rows = min(MATRIX_ROWS, max(FEWEST_ROWS, n_unusual))
+    rows = [MatrixRow(c, tuple(night.get(c, "no_images") for night in verdicts)) for c in categories[:n_rows]]
+    others = tuple(Counter(night.get(c, "no_images") for c in categories[n_rows:]) for night in verdicts)
     alarming = tuple(sum(verdict == "alarm" for verdict in night.values()) for night in verdicts)
     return Matrix(tuple(nights), tuple(rows), others, alarming, len(categories))
