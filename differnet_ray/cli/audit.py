@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -14,7 +15,6 @@ import click
 from differnet_ray.cli.options import (
     AS_JSON,
     CONFIG,
-    MODELS,
     OUTPUT,
     actors_between,
     day,
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @CONFIG
-@click.option("--input", "inputs", required=True, multiple=True, help="Folder, archive or manifest of images (repeatable).")
-@MODELS
+@click.option("--input", "inputs", multiple=True, help="Folder, archive or manifest of images (repeatable).  [required]")
+@click.option("--models", help="Model store: a folder or s3:// URI.  [required]")
 @OUTPUT
 @click.option("--category", metavar="NAME", help="Category of all images; default: from their paths.")
 @click.option("--path-pattern", help="Such as '{line}/{date}/{category}/{name}', matched with the end of each path.")
@@ -57,12 +57,15 @@ if TYPE_CHECKING:
 @webhook_options
 @click.option("--resume/--no-resume", default=True, help="Finish an audit that was killed as it was planned; default, or anew.")
 @click.option("--dry-run", is_flag=True, help="Say what is new, changed and gone; score and write nothing.")
+@click.option("--index", "index_only", is_flag=True, help="Only write the page over all nights anew; --output is enough.")
 @AS_JSON
 @click.pass_context
 def audit(
     ctx: click.Context,
     /,
     inputs: tuple[str, ...],
+    models: str | None,
+    index_only: bool,
     since: date | None,
     everything: bool,
     limits_file: str | None,
@@ -78,6 +81,12 @@ def audit(
 
     An audit that failed or was killed is made up first, each image once. Where nothing is new, nothing is done.
     """
+    if index_only:
+        click.echo(write_index(options["output"], options["report"]))
+        return
+    if not inputs or models is None:
+        missing = "models" if inputs else "inputs"
+        raise click.MissingParameter(ctx=ctx, param=next(option for option in ctx.command.params if option.name == missing))
     from differnet_ray.results.ledger import EVER
     from differnet_ray.webhook import Webhooks
 
@@ -86,7 +95,7 @@ def audit(
         raise ConfigError("--all and --since: give one of them")
     limits = limits_of(limits_file, false_alarms_per_year)
     since = EVER if everything else since
-    done = run_audit(inputs, since=since, dry_run=dry_run, limits=limits, webhooks=webhooks, **options)
+    done = run_audit(inputs, models=models, since=since, dry_run=dry_run, limits=limits, webhooks=webhooks, **options)
     click.echo(json.dumps({"audits": done}, indent=2) if as_json else "\n\n".join(map(audit_text, done)) or "nothing to do")
     if any(record.get("alarms") for record in done):
         ctx.exit(EXIT_ALARM)
@@ -146,7 +155,7 @@ def run_audit(
     from differnet_ray.tables import check_category
 
     models, output = canonical(models), canonical(output)
-    reports = join(output, "reports") if report is None else canonical(report)
+    reports = pages_of(output, report)
     naming = Naming(category, path_pattern)
     if category is not None:
         check_category(category)
@@ -191,6 +200,22 @@ def run_audit(
     return done
 
 
+def write_index(output: str, report: str | None) -> str:
+    """Writes the page over all nights, from the records of the audits; returns its URI."""
+    from differnet_ray.report.night_index import write_night_index
+    from differnet_ray.storage.locations import canonical
+
+    return write_night_index(canonical(output), pages_of(canonical(output), report))
+
+
+def pages_of(output: str, report: str | None) -> str:
+    """Canonical URI of the folder of the pages."""
+    from differnet_ray.results.housekeeping import REPORTS
+    from differnet_ray.storage.locations import canonical, join
+
+    return join(output, REPORTS) if report is None else canonical(report)
+
+
 def _made_up(job: AuditJob, reports: str, limits: AlarmLimits, webhooks: Webhooks | None) -> dict[str, Any] | None:
     """Finishes the audit that was planned and is not done, if there is one."""
     from differnet_ray.results.audits import drop_plan, pending
@@ -209,36 +234,38 @@ def _made_up(job: AuditJob, reports: str, limits: AlarmLimits, webhooks: Webhook
 def _carried_out(
     plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimits, webhooks: Webhooks | None
 ) -> dict[str, Any]:
-    """Scores, publishes, judges the night, writes the report and the record, tells of it, and updates the ledger last."""
+    """Scores, publishes, judges the night, writes its record and the pages, tells of it, and updates the ledger last."""
     from differnet_ray.cli.progress import Reporter
     from differnet_ray.distributed.audit import forms_of, scored
     from differnet_ray.pipeline.drift import drift_of_night
     from differnet_ray.pipeline.proposal_commands import proposals_of_night
+    from differnet_ray.report.night_index import write_night_index
+    from differnet_ray.report.night_report import page_of_night, write_night_report
     from differnet_ray.report.run_report import write_run_report
     from differnet_ray.results.audits import finish, write_record
-    from differnet_ray.results.drift_table import write_drift
+    from differnet_ray.results.drift_table import verdicts_of, write_drift
     from differnet_ray.storage.locations import join
 
     forms = forms_of(plan, job.models)
     with Reporter("images") as reporter:
-        record = scored(plan, forms, job, lambda progress: reporter.show(score_tasks(progress)))
-    page = None
-    if record is not None:
-        warn_clipped(job.output, record, forms)
-        target = join(reports, f"{record['run_id']}.html")
-        page = write_run_report(job.output, record["run_id"], models=job.models, target=target)
-    alarms, proposals = list[dict[str, Any]](), list[dict[str, Any]]()
+        run = scored(plan, forms, job, lambda progress: reporter.show(score_tasks(progress)))
+    if run is not None:
+        warn_clipped(job.output, run, forms)
+        write_run_report(job.output, run["run_id"], models=job.models, target=join(reports, f"{run['run_id']}.html"))
+    alarms, proposals, verdicts = list[dict[str, Any]](), list[dict[str, Any]](), Counter[str]()
     with suppress(FileNotFoundError):  # nothing has ever been published: there is no night to compare with
         found = drift_of_night(job.output, plan.dt, job.models, limits)
         write_drift(job.output, plan.dt, found.rows)
-        alarms = [alarm.as_json() for alarm in found.alarms]
-        proposals = [one.as_json() for one in proposals_of_night(job.output, job.models, plan, record, found.rows, limits)]
-    done = write_record(job.output, plan, record, page, alarms, proposals)
-    if webhooks is not None and (alarms or not_scored(done) or webhooks.always):
-        for problem in webhooks.tell(done):
+        alarms, verdicts = [alarm.as_json() for alarm in found.alarms], Counter(verdicts_of(found.rows).values())
+        proposals = [one.as_json() for one in proposals_of_night(job.output, job.models, plan, run, found.rows, limits)]
+    record = write_record(job.output, plan, run, page_of_night(reports, plan.dt), alarms, proposals, verdicts)
+    write_night_report(job.output, plan.dt, reports, models=job.models)
+    write_night_index(job.output, reports)
+    if webhooks is not None and (alarms or not_scored(record) or webhooks.always):
+        for problem in webhooks.tell(record):
             click.echo(f"WARNING: {problem}", err=True)
     finish(job.output, plan)
-    return done
+    return record
 
 
 def _foreseen(job: AuditJob, comparison: Comparison) -> dict[str, Any]:
@@ -268,7 +295,9 @@ def audit_text(record: Mapping[str, Any]) -> str:
     if not record["is_whole"]:
         lines.append("Not all locations of earlier audits were listed: whether images are gone there is not known.")
     if record["counts"]:
-        lines += ["", status_table(record), "", f"run {record['run_id']}, report {record['report']}"]
+        lines += ["", status_table(record), "", f"run {record['run_id']}"]
+    if record.get("report"):
+        lines.append(f"report {record['report']}")
     lines += [f"ALARM {alarm['text']}" for alarm in record.get("alarms", ())]
     for proposal in record.get("proposals", ()):
         lines += [proposal_text(proposal), *([f"    {proposal['command']}"] if proposal["command"] else [])]

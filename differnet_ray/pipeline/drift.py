@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from differnet_ray.errors import ModelStoreError
 from differnet_ray.limits import VOLUME, AlarmLimits
-from differnet_ray.pipeline.judge import ALARM, judge
+from differnet_ray.pipeline.attribution import ALARM
+from differnet_ray.pipeline.judge import judge
 from differnet_ray.pipeline.night_summaries import categories_of_night, models_of_night, observed_of_night
 from differnet_ray.pipeline.observed import Calibration, Key, Observed, Past
 from differnet_ray.results.drift_table import drift_before

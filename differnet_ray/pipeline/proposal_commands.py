@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from differnet_ray.limits import AlarmLimits
-from differnet_ray.pipeline.judge import ALARM
+from differnet_ray.pipeline.attribution import ALARM
 from differnet_ray.pipeline.proposals import LOOK, RECALIBRATE, REFIT, SCORES, Proposal, Row, propose
 from differnet_ray.results.audits import AuditPlan, next_fit_uri
 from differnet_ray.results.drift_table import drift_before

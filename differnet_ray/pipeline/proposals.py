@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from differnet_ray.limits import VOLUME, AlarmLimits
-from differnet_ray.pipeline.judge import ALARM, LIMIT
+from differnet_ray.pipeline.attribution import ALARM, LIMIT
 from differnet_ray.results.next_fit import Part
 
 CHECK_UPLOAD, CHECK_CAMERA, LOOK, RECALIBRATE, REFIT = ACTIONS = (

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from differnet_ray.errors import StorageError
 from differnet_ray.results.ledger import AUDIT_FOLDER, Comparison, Ledger, read_ledger, write_ledger
 from differnet_ray.results.runs import UNPLACED, Run, plan_run
-from differnet_ray.storage.files import delete, list_files, read_bytes, write_bytes
+from differnet_ray.storage.files import delete, list_files, list_folders, read_bytes, write_bytes
 from differnet_ray.storage.locations import join
 
 PLAN, PLAN_FILE, NIGHTS, LEASE, NEWEST = "plan", "plan.json", "nights", "lease.json", "audit.json"
@@ -133,19 +133,21 @@ def write_record(
     output: str,
     plan: AuditPlan,
     run_record: Mapping[str, Any] | None,
-    report: str | None,
+    report: str,
     alarms: Sequence[Mapping[str, Any]] = (),
     proposals: Sequence[Mapping[str, Any]] = (),
+    verdicts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Records an audit of which only the ledger is left to do, in its night and as the newest one.
+    """Records an audit whose night is judged, in its night and as the newest one; its pages and the ledger are left to do.
 
     Args:
         output: canonical URI of the results.
         plan: the audit.
         run_record: the content of the file of its run; None where there was no image to score.
-        report: URI of its page.
+        report: URI of the page of the night.
         alarms: of `pipeline.drift.Alarm.as_json`.
         proposals: what to do, of `pipeline.proposals.Proposal`.
+        verdicts: verdict of a category (`drift_table.VERDICTS`) to how many have it.
 
     Returns:
         Its record.
@@ -168,6 +170,7 @@ def write_record(
         "report": report,
         "alarms": list(alarms),
         "proposals": list(proposals),
+        "verdicts": dict(verdicts or {}),
         "started_at": plan.started_at,
         "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
@@ -185,6 +188,11 @@ def finish(output: str, plan: AuditPlan) -> None:
     drop_plan(output)
 
 
+def audited_nights(output: str) -> list[date]:
+    """The nights that have been audited, the oldest first."""
+    return [date.fromisoformat(name.removeprefix("dt=")) for name in list_folders(join(output, AUDIT_FOLDER, NIGHTS))]
+
+
 def audits_of(output: str, dt: date) -> list[dict[str, Any]]:
     """The records of the audits of a night, the oldest first."""
     try:
@@ -194,7 +202,12 @@ def audits_of(output: str, dt: date) -> list[dict[str, Any]]:
     return sorted((json.loads(read_bytes(uri)) for uri in uris), key=lambda record: str(record["finished_at"]))
 
 
-def night_of(output: str, dt: date) -> str:
+def no_category_of(output: str, record: Mapping[str, Any]) -> str:
+    """Where the images of an audit are named that have no category, or several."""
+    return join(night_of(output, record["dt"]), f"{record['audit_id']}.{UNPLACED}")
+
+
+def night_of(output: str, dt: date | str) -> str:
     """URI of the folder of a night's audits."""
     return join(output, AUDIT_FOLDER, NIGHTS, f"dt={dt}")
 

@@ -25,7 +25,7 @@ from webhook_server import receiving
 from differnet_ray import cli
 from differnet_ray.cli import audit as verb
 from differnet_ray.distributed import audit as job
-from differnet_ray.report import run_report
+from differnet_ray.report import night_index, night_report, run_report
 from differnet_ray.results import audits, scores
 from differnet_ray.results.drift_table import drift_before
 from differnet_ray.results.ledger import read_ledger, row_groups
@@ -141,7 +141,15 @@ def test_a_night_is_what_is_new_changed_late_and_gone(nights: Audits) -> None:
     assert audits.audits_of(canonical(str(nights.output)), date(2026, 1, 31)) == [record]
     assert record["counts"].pop("unreadable") == 1
     assert sum(record["counts"].values()) == 6
-    assert Path(record["report"].removeprefix("file://")).is_file()
+    pages = nights.output / "reports"
+    assert record["report"] == canonical(str(pages / "night-2026-01-31.html"))
+    page = (pages / "night-2026-01-31.html").read_text(encoding="utf-8")
+    assert f'href="{record["run_id"]}.html"' in page
+    assert 'href="night-2026-01-30.html"' in page
+    assert "broken.jpg" in page
+    assert (pages / f"{record['run_id']}.html").is_file()
+    index = (pages / "index.html").read_text(encoding="utf-8")
+    assert index.index("night-2026-01-31.html") < index.index("night-2026-01-30.html")
     assert record["n_listed"] == record["n_audited"] == len(ledger_of(nights.output)) == 9
     by_night = Counter(str(row["dt"]) for row in rows_of(nights.output))
     assert by_night == {"2026-01-30": 4, "2026-01-31": 7}
@@ -160,6 +168,17 @@ def test_a_night_is_what_is_new_changed_late_and_gone(nights: Audits) -> None:
     assert totals(nights.audit("2026-02-02", "--all", "--dry-run")[0]) == {"again": 9}
 
 
+def test_the_page_over_all_nights_is_written_anew_without_an_audit(nights: Audits) -> None:
+    index = nights.output / "reports" / "index.html"
+    before = index.read_bytes()
+    index.unlink()
+    assert run("audit", "--index", "--output", str(nights.output)).output.strip() == canonical(str(index))
+    assert index.read_bytes() == before
+    for missing, given in (("--input", ["--models", "m"]), ("--models", ["--input", "a"])):
+        said = run("audit", "--output", str(nights.output), *given, exit_code=2)
+        assert f"Missing option '{missing}'" in said.stderr
+
+
 def test_images_of_an_unknown_category_alone_are_a_night_too(nights: Audits) -> None:
     nights.put("line1/2026-01-31/new product/0.jpg", "plate/test/good/00.jpg")
     (record,) = nights.audit("2026-01-31", exit_code=4)
@@ -176,6 +195,8 @@ STEPS: list[tuple[Any, str]] = [  # of an audit, in order
     (job, "write_plan"),
     (job, "score_archive"),
     (run_report, "write_run_report"),
+    (night_report, "write_night_report"),
+    (night_index, "write_night_index"),
     (audits, "write_ledger"),
     (audits, "drop_plan"),
 ]
