@@ -67,6 +67,13 @@ def test_what_is_observed_is_what_was_published(healthy_plant: tuple[Plant, list
     assert "name" not in found.rows["attribute"].to_pylist()  # an attribute of its own for every image
 
 
+@pytest.mark.parametrize("n_images", [12, 40])
+def test_parts_of_a_few_images_do_not_alarm_of_themselves(n_images: int, tmp_path: Path) -> None:
+    plant = Plant(tmp_path, ("lid",), n_images=n_images)
+    for day in range(12):
+        assert plant.night(day).alarms == ()
+
+
 def test_before_there_are_nights_the_calibration_set_is_the_reference(
     healthy_plant: tuple[Plant, list[NightDrift]],
 ) -> None:
