@@ -23,6 +23,7 @@ from differnet_ray.cli import (
     schemas,
     score,
     serve,
+    submit,
     tidy,
     verify,
 )
@@ -66,3 +67,4 @@ main.add_command(redecide.redecide)
 main.add_command(verify.verify)
 main.add_command(report.report)
 main.add_command(tidy.tidy)
+main.add_command(submit.submit)
