@@ -2,82 +2,121 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
+from importlib import metadata
 
 import click
 
+from differnet_ray.checks import Check, check_machine
+from differnet_ray.cli.options import AS_JSON
 from differnet_ray.config import ALEXNET
 from differnet_ray.errors import EXIT_FAILED, DifferNetError
 
-FREE_BYTES = 5 * 2**30  # a paper-size model takes 0.7 GB, Ray's object store spills to disk
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a check found, and how to mend it where something is to be mended."""
-
-    name: str
-    healthy: bool
-    found: str
-    mend: str = ""
+DISTRIBUTION = "differnet-ray"
 
 
 @click.command()
 @click.argument("locations", nargs=-1)
+@click.option("--input", "inputs", multiple=True, metavar="URI", help="Of images, which are only read (repeatable).")
+@click.option("--models", metavar="URI", help="Model store.")
+@click.option("--output", metavar="URI", help="Results.")
 @click.option("--backbone", metavar="alexnet|timm:NAME", default=ALEXNET, show_default=True, help="As for fit.")
 @click.option("--backbone-weights", metavar="PATH", help="As for fit.")
+@AS_JSON
 @click.pass_context
-def doctor(ctx: click.Context, locations: tuple[str, ...], backbone: str, backbone_weights: str | None) -> None:
-    """Check Python, Ray, GPUs, weights, disk and LOCATIONS; one line each, with the mend."""
-    healthy = True
-    for check in check_all(locations, backbone, backbone_weights):
-        healthy &= check.healthy
-        click.echo(
-            f"{'ok  ' if check.healthy else 'FAIL'}  {check.name}: {check.found}" + (f" -> {check.mend}" if check.mend else "")
-        )
-    if not healthy:
+def doctor(
+    ctx: click.Context,
+    /,
+    locations: tuple[str, ...],
+    inputs: tuple[str, ...],
+    models: str | None,
+    output: str | None,
+    backbone: str,
+    backbone_weights: str | None,
+    as_json: bool,
+) -> None:
+    """Check versions, machine, GPUs, Ray, weights and LOCATIONS, which jobs read and write; one line each, with the mend.
+
+    FAIL is where a job would fail; a note is what had better be mended.
+    """
+    checks = []
+    written = [*locations, *filter(None, (models, output))]
+    for check in check_all(inputs, written, backbone, backbone_weights):
+        checks.append(check)
+        if not as_json:
+            click.echo(str(check))
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    if any(check.state == "FAIL" for check in checks):
         ctx.exit(EXIT_FAILED)
 
 
-def check_all(locations: Sequence[str], backbone: str, backbone_weights: str | None) -> Iterator[Check]:
-    """Runs all checks, cheapest first."""
+def check_all(inputs: Sequence[str], written: Sequence[str], backbone: str, backbone_weights: str | None) -> Iterator[Check]:
+    """Runs all checks, the cheapest first.
+
+    Args:
+        inputs: locations that are read.
+        written: locations that are read and written.
+        backbone: as of `fit`.
+        backbone_weights: as of `fit`.
+    """
+    from differnet_ray.storage.probe import check_location
+
+    yield _versions()
+    yield from check_machine(tempfile.gettempdir())
+    yield _gpus()
+    for location in inputs:
+        yield from check_location(location, writes=False)
+    for location in written:
+        yield from check_location(location)
+    yield _weights(backbone, backbone_weights)
+
+    from differnet_ray.distributed.check_cluster import check_cluster
+
+    yield from check_cluster()
+
+
+def _versions() -> Check:
+    from packaging.requirements import Requirement
+
     from differnet_ray.versions import library_versions
 
-    versions = library_versions()
-    yield Check("python", True, platform.python_version())
-    yield Check("libraries", True, ", ".join(f"{name} {version}" for name, version in versions.items() if name != "python"))
-    yield _gpus()
-    yield _ray()
-    yield _weights(backbone, backbone_weights)
-    yield _disk("temporary files", tempfile.gettempdir())
-    for location in locations:
-        yield _location(location)
+    found = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+    try:
+        wanted = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
+    except metadata.PackageNotFoundError:  # code that came along with a job
+        return Check("versions", "note", f"{found}; this package is not installed, so that what it needs is not known")
+    wrong = []
+    for needs in wanted:
+        if needs.marker is not None and not needs.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(needs.name)
+        except metadata.PackageNotFoundError:
+            version = "none"
+        if version == "none" or not needs.specifier.contains(version, prereleases=True):
+            wrong.append(f"{needs.name}{needs.specifier} (here: {version})")
+    if wrong:
+        mend = "pip install --require-hashes -r requirements.lock"
+        return Check("versions", "FAIL", f"{found}; needed are {', '.join(wrong)}", mend)
+    return Check("versions", "ok", found)
 
 
 def _gpus() -> Check:
     import torch
 
-    if not torch.cuda.is_available():
-        return Check("gpu", True, "none: fits and scores run on the CPU")
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Check("gpu", True, ", ".join(names))
+    from differnet_ray.checks import gpu_driver
 
-
-def _ray() -> Check:
-    from differnet_ray.distributed.resources import cluster, cluster_size
-
-    try:
-        with cluster():
-            cpus, gpus = cluster_size()
-    except Exception as error:  # Ray starts processes: whatever goes wrong here is the finding
-        return Check("ray", False, f"no cluster: {error}", "see RAY_ADDRESS, or free memory and ports for a local one")
-    address = os.environ.get("RAY_ADDRESS") or "a local cluster"
-    return Check("ray", True, f"{address} with {cpus} CPUs and {gpus:g} GPUs")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+        return Check("gpu", "ok", f"{', '.join(names)}, by CUDA {torch.version.cuda}")
+    if gpu_driver().found != "none":
+        mend = "install torch for the CUDA of the driver, and see CUDA_VISIBLE_DEVICES"
+        return Check("gpu", "FAIL", f"there is one that torch {torch.__version__} does not see", mend)
+    return Check("gpu", "ok", "none: fits and scores run on the CPU")
 
 
 def _weights(network: str, source: str | None) -> Check:
@@ -89,31 +128,5 @@ def _weights(network: str, source: str | None) -> Check:
         weights, name = load_backbone_weights(source, config)
         Extractor(config, weights)
     except DifferNetError as error:
-        return Check("backbone weights", False, str(error), f"--backbone-weights PATH or {WEIGHTS_VARIABLE}=PATH")
-    return Check("backbone weights", True, name)
-
-
-def _disk(name: str, folder: str) -> Check:
-    free = shutil.disk_usage(folder).free
-    return Check(
-        name,
-        free >= FREE_BYTES,
-        f"{folder} has {free / 2**30:.1f} GiB free",
-        "" if free >= FREE_BYTES else "free 5 GiB, or set TMPDIR",
-    )
-
-
-def _location(location: str) -> Check:
-    from differnet_ray.storage.files import check_writable, list_files
-    from differnet_ray.storage.locations import FILE, canonical
-
-    try:
-        uri = canonical(location)
-        readable = any(True for _ in list_files(uri))
-        check_writable(uri)
-    except FileNotFoundError:
-        return Check(location, False, "does not exist", "create it, or correct the name")
-    except DifferNetError as error:
-        return Check(location, False, str(error), "check the name, the permissions and the credentials")
-    free = f", {shutil.disk_usage(uri.removeprefix(FILE)).free / 2**30:.1f} GiB free" if uri.startswith(FILE) else ""
-    return Check(location, True, f"readable ({'has files' if readable else 'empty'}) and writable{free}")
+        return Check("backbone weights", "FAIL", str(error), f"--backbone-weights PATH or {WEIGHTS_VARIABLE}=PATH")
+    return Check("backbone weights", "ok", name)

@@ -203,3 +203,8 @@ def test_doctor_finds_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     assert lines[str(tmp_path)].startswith("ok")
     assert lines[str(tmp_path / "nowhere")].startswith("FAIL")
     assert "->" in lines[str(tmp_path / "nowhere")]
+    checks = json.loads(run("doctor", "--input", tmp_path, "--backbone-weights", "random", "--json").stdout)
+    assert {"versions", "memory", "gpu", "ray", str(tmp_path)} <= {check["name"] for check in checks}
+    assert not {f"{tmp_path} writes"} & {check["name"] for check in checks}
+    known = {"versions", "gpu", "ray", "backbone weights", str(tmp_path)}  # memory and disk are as they are
+    assert {check["state"] for check in checks if check["name"] in known} == {"ok"}
