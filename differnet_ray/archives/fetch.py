@@ -22,6 +22,7 @@ from differnet_ray.archives.parquet_archive import list_rows, read_rows
 from differnet_ray.config import ImageForm
 from differnet_ray.errors import DifferNetError, ImageError, ReplacedError, StorageError, UnavailableError
 from differnet_ray.storage.files import READ_THREADS, read_bytes, read_range, wait_until_available
+from differnet_ray.storage.retries import note_retry
 from differnet_ray.tables import FETCHED, GREY_CLIPPED, extend
 from differnet_ray.threads import map_ahead
 
@@ -251,7 +252,9 @@ def _worth_another_try(error: Exception, uri: str) -> bool:
         raise error
     if isinstance(error, ReplacedError) or not isinstance(error, StorageError):
         return False
-    return wait_until_available(uri, error)
+    again = wait_until_available(uri, error)
+    note_retry(int(again))
+    return again
 
 
 def _reason(error: Exception) -> DifferNetError:

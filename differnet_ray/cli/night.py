@@ -37,6 +37,7 @@ def carried_out(plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimit
     """Scores, publishes, judges the night, writes its record and the pages, tells of it, and updates the ledger last."""
     from differnet_ray.cli.progress import Reporter
     from differnet_ray.distributed.audit import forms_of, scored
+    from differnet_ray.distributed.metrics import audit_finished
     from differnet_ray.pipeline.drift import drift_of_night
     from differnet_ray.pipeline.proposal_commands import proposals_of_night
     from differnet_ray.report.night_index import write_night_index
@@ -65,6 +66,7 @@ def carried_out(plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimit
         for problem in webhooks.tell(record):
             click.echo(f"WARNING: {problem}", err=True)
     finish(job.output, plan)
+    audit_finished(record)
     return record
 
 

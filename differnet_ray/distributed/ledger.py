@@ -11,6 +11,7 @@ class Ledger:
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, int]] = {}
         self._begun: dict[str, int] = {}
+        self._counted: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def add(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Adds rows: category to status to how many."""
@@ -22,6 +23,15 @@ class Ledger:
     def counts(self) -> dict[str, dict[str, int]]:
         """Category to status to rows."""
         return self._counts
+
+    def count(self, metric: str, labels: tuple[tuple[str, str], ...], value: float) -> None:
+        """Adds to what is counted under the name of a metric and its labels."""
+        key = metric, labels
+        self._counted[key] = self._counted.get(key, 0) + value
+
+    def counted(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        """What has been counted."""
+        return self._counted
 
     def begin(self, work: str) -> int:
         """Notes that a piece of work begins; returns how often it began before and did not end, as its process died."""

@@ -13,22 +13,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 import torch
 
+from differnet_ray import metric_names as names
 from differnet_ray.archives.fetch import FetchImages
 from differnet_ray.config import ImageForm, Recipe
 from differnet_ray.distributed.actor_arguments import pass_by_value
 from differnet_ray.distributed.index import Index
 from differnet_ray.distributed.ledger import Ledger
+from differnet_ray.distributed.metrics import ScoreMetrics, loads_to, tell, timed
 from differnet_ray.distributed.resources import as_tasks, beside_driver, own_errors, plan_score, watched
 from differnet_ray.distributed.resume import resumable
+from differnet_ray.pipeline.loaded_models import ModelCache
 from differnet_ray.pipeline.stages import MapGradients, Maps, ScoreImages, best_device, check_transforms
 from differnet_ray.results.publish import publish
 from differnet_ray.results.runs import Run, count_statuses, stage_manifest, staged_counts, staging
 from differnet_ray.storage.files import arrow_filesystem, delete
 from differnet_ray.storage.lease import lease
+from differnet_ray.storage.retries import n_retries
 from differnet_ray.store.model_store import ModelStore
 from differnet_ray.versions import library_versions
 
@@ -146,10 +151,16 @@ def score_archive(
         if not job.resume:
             delete(staging(job.output, job.run))
         manifest = stage_manifest(job.output, job.run, job.index.write)
-        ledger = beside_driver(Ledger)
-        ray.get(ledger.add.remote(staged_counts(job.output, job.run)))
-        watching = watched(lambda: ScoreProgress(job.index.counts, ray.get(ledger.counts.remote())), on_progress)
-        with watching, resumable(staging(job.output, job.run, "done")):
+        ledger, finished = beside_driver(Ledger), staged_counts(job.output, job.run)
+        ray.get(ledger.add.remote(finished))
+        metrics = ScoreMetrics(job.index.n_images, finished)
+
+        def look() -> ScoreProgress:
+            rows, counted = ray.get([ledger.counts.remote(), ledger.counted.remote()])
+            metrics.look(rows, counted)
+            return ScoreProgress(job.index.counts, rows)
+
+        with watched(look, on_progress), resumable(staging(job.output, job.run, "done")):
             _run_plan(job, forms, manifest, ledger)
         return publish(job.output, job.run, library_versions(), as_tasks, replace_day=job.replace)
 
@@ -173,7 +184,7 @@ def _run_plan(job: ScoreJob, forms: Mapping[str, ImageForm], manifest: str, ledg
     rows = rows.repartition(target_num_rows_per_block=job.batch_size)
     # Half a CPU: Ray would fuse a task with an actor that asks for the same resources, and fetching would wait for scoring
     rows = rows.map_batches(
-        FetchImages(forms), batch_size=job.batch_size, batch_format="pyarrow", num_cpus=0.5, zero_copy_batch=True
+        CountedFetch(forms, ledger), batch_size=job.batch_size, batch_format="pyarrow", num_cpus=0.5, zero_copy_batch=True
     )
     rows = rows.map_batches(
         ScoringActor,
@@ -211,18 +222,39 @@ def _pool(least: int, most: int) -> ray.data.ActorPoolStrategy:
     return ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2)
 
 
+class CountedFetch(FetchImages):
+    """`FetchImages`, which tells the ledger what that took."""
+
+    def __init__(self, forms: Mapping[str, ImageForm], ledger: Any) -> None:
+        super().__init__(forms)
+        self.ledger = ledger
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """As `FetchImages`."""
+        before = n_retries()
+        with timed(self.ledger, "fetch"):
+            fetched = super().__call__(rows)
+        read = pc.filter(fetched["size"], pc.is_valid(fetched["pixels"]))
+        tell(self.ledger, names.BYTES_READ, pc.sum(read).as_py() or 0)
+        if rows.num_rows and (again := n_retries() - before):  # rows come sorted by category
+            tell(self.ledger, names.RETRIES, again, category=rows["category"][0].as_py())
+        return fetched
+
+
 class ScoringActor(ScoreImages):
     """`ScoreImages` with its share of the cores: images side by side, each by one thread, whatever the cluster."""
 
     def __init__(self, *, ledger: Any, **arguments: Any) -> None:
         torch.set_num_threads(1)
-        self.ledger = ledger
-        super().__init__(device=best_device(), **arguments)
+        self.ledger, device = ledger, best_device()
+        cache = ModelCache(arguments["models"], device, on_load=loads_to(ledger))
+        super().__init__(device=device, cache=cache, **arguments)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """As `ScoreImages`; an image that kills this process again and again is `failed`."""
         failed = {"pixels": None, "status": "failed", "error": f"the process that scored it died {DEATHS} times"}
-        return _survived(self.ledger, "score", rows, super().__call__, failed)
+        with timed(self.ledger, "score"):
+            return _survived(self.ledger, "score", rows, super().__call__, failed)
 
 
 class MapActor(MapGradients):
@@ -235,7 +267,8 @@ class MapActor(MapGradients):
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """As `MapGradients`; an image that kills this process again and again has no map."""
-        done = _survived(self.ledger, "map", rows, super().__call__, {"pixels": None})
+        with timed(self.ledger, "map"):
+            done = _survived(self.ledger, "map", rows, super().__call__, {"pixels": None})
         self.ledger.add.remote(count_statuses(done))
         return done
 

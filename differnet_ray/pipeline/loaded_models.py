@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,11 +48,12 @@ class ModelCache:
         models: canonical URI of the model store.
         device: such as `cpu` or `cuda`.
         memory: bytes of the models that are kept; the last one asked for is kept, however large.
+        on_load: called with the category of each model that was loaded.
     """
 
-    def __init__(self, models: str, device: str, memory: int = MEMORY) -> None:
+    def __init__(self, models: str, device: str, memory: int = MEMORY, on_load: Callable[[str], None] | None = None) -> None:
         self.store, self.device, self.memory = ModelStore(models), device, memory
-        self.n_loads = 0
+        self.n_loads, self._on_load = 0, on_load
         self._lock = threading.Lock()
         self._models: OrderedDict[tuple[str, str], Future[LoadedModel]] = OrderedDict()
         self._extractors: dict[tuple[Any, ...], Extractor] = {}
@@ -84,6 +85,8 @@ class ModelCache:
         with self._lock:
             self.n_loads += 1
             self._put_away()
+        if self._on_load is not None:
+            self._on_load(category)
         return model
 
     def loaded(self) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from s3fs.core import S3_RETRYABLE_ERRORS, S3File
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from differnet_ray.errors import ReplacedError
+from differnet_ray.storage.retries import note_retry
 
 ATTEMPTS = 5  # of a request to S3, and of one whose answer was cut short; the waits in between are random, and double
 TIMEOUT = 15.0  # seconds to connect, and between bytes
@@ -64,6 +65,7 @@ _again = retry(
     retry=retry_if_exception_type(S3_RETRYABLE_ERRORS),
     wait=wait_random_exponential(multiplier=0.1, max=5),
     stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TIMEOUT),  # a request that failed has been tried long enough
+    before_sleep=lambda state: note_retry(),
     reraise=True,
 )
 
@@ -84,6 +86,7 @@ def get(filesystem: Any, path: str, etag: str | None, start: int, end: int | Non
         answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, **wanted)
         try:
             check_etag("s3://" + path, etag, answer["ETag"])
+            note_retry(int(answer["ResponseMetadata"].get("RetryAttempts", 0)))  # botocore's own
             return bytes(await answer["Body"].read())
         finally:
             answer["Body"].close()

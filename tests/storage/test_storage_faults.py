@@ -25,6 +25,7 @@ from differnet_ray.storage import files as storage
 from differnet_ray.storage import s3
 from differnet_ray.storage.files import arrow_filesystem, delete, list_files, open_input, read_bytes, read_range, write_bytes
 from differnet_ray.storage.locations import canonical, join
+from differnet_ray.storage.retries import n_retries
 
 NAMES = [f"{n:03d}.png" for n in range(12)]
 
@@ -58,6 +59,7 @@ def test_what_passes_is_waited_for(bucket: str, proxy: FaultProxy) -> None:
     root = join(bucket, "passes")
     written = {join(root, f"{n:03d} ü"): os.urandom(1000 + 100 * n) for n in range(100)}
     proxy.faults |= {"slow_down": 0.05, "cut": 0.05, "reset": 0.02}
+    retries = n_retries()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda item: write_bytes(*item), written.items()))
         etags = {file.uri: file.etag for file in list_files(root)}
@@ -65,6 +67,8 @@ def test_what_passes_is_waited_for(bucket: str, proxy: FaultProxy) -> None:
         assert list(pool.map(lambda uri: read_bytes(uri, etags[uri]), written)) == list(written.values())
         assert list(pool.map(lambda uri: read_range(uri, 10, 600), written)) == [data[10:600] for data in written.values()]
         assert list(pool.map(read_bytes, written)) == list(written.values())
+    cut = sum(request.fault == "cut" for request in proxy.requests)
+    assert cut <= n_retries() - retries <= sum(request.fault is not None for request in proxy.requests)
     for uri, data in list(written.items())[:10]:  # through which Ray Data reads and writes
         filesystem, path = arrow_filesystem(uri)
         with filesystem.open_output_stream(path + " again") as sink:
