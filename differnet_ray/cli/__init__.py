@@ -5,6 +5,7 @@ Heavy modules are imported inside the verbs, so that `--help` is instant.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from differnet_ray.cli import (
     doctor,
     evaluate,
     fit,
+    json_log,
     models,
     redecide,
     report,
@@ -36,6 +38,16 @@ class Door(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the verb."""
+        if ctx.params["log_format"] is not None:
+            os.environ[json_log.VARIABLE] = ctx.params["log_format"]  # for what the verb starts as well
+        try:
+            with json_log.json_log():
+                return self._invoke(ctx)
+        except DifferNetError as error:  # of the variable
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except DifferNetError as error:
@@ -45,10 +57,21 @@ class Door(click.Group):
             click.echo("Interrupted: the same command goes on where it was.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As of click; the log says which verb it is."""
+        found = super().resolve_command(ctx, args)
+        json_log.bind(verb=found[0])
+        return found
+
 
 @click.group(cls=Door, context_settings={"max_content_width": 110})
 @click.version_option(__version__)
-def main() -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(json_log.FORMATS),
+    help=f"Of stderr; default: what {json_log.VARIABLE} says, or text. json: an object a line, with verb, job, run, category.",
+)
+def main(log_format: str | None) -> None:
     """Finds parts that look wrong, where, and how sure, from pictures of good parts alone."""
 
 

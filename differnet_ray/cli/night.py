@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from differnet_ray.cli.json_log import bind
 from differnet_ray.cli.score import not_scored, score_tasks, status_table, warn_clipped
 from differnet_ray.limits import AlarmLimits
 
@@ -47,6 +48,7 @@ def carried_out(plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimit
     from differnet_ray.results.drift_table import verdicts_of, write_drift
     from differnet_ray.storage.locations import join
 
+    bind(audit=plan.audit_id, run=plan.run and plan.run.run_id)
     forms = forms_of(plan, job.models)
     with Reporter("images") as reporter:
         run = scored(plan, forms, job, lambda progress: reporter.show(score_tasks(progress)))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from differnet_ray.cli.json_log import line
+
 SECONDS_BETWEEN_LINES = 30.0
+ALL = ("all", "index")  # what is no category
 
 
 class Reporter:
@@ -57,7 +59,9 @@ class Reporter:
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             for name, (done, total, detail) in tasks.items():
-                print(f"{name}: {done}/{total} {self._rate(name, done, total)}  {detail}", file=sys.stderr, flush=True)
+                about = {} if name.startswith(ALL) else {"category": name}
+                said = f"{name}: {done}/{total} {self._rate(name, done, total)}  {detail}"
+                line(said, done=done, total=total, unit=self.unit, **about)
 
     def _rate(self, name: str, done: int, total: int | None = None) -> str:
         began, first = self._began[name]

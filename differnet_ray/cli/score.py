@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from differnet_ray.cli.json_log import bind
 from differnet_ray.cli.options import AS_JSON, CONFIG, MODELS, OUTPUT, actors_between, day, versions_of
 from differnet_ray.errors import EXIT_NOT_ALL_SCORED, ConfigError
 
@@ -140,6 +141,7 @@ def run_score(
             run_id=run_id,
             skipped=index.skipped,
         )
+        bind(run=run.run_id)
         done = published(output, run)
         if dry_run:
             return {**_plan(index, run, naming), "published_at": done and done["finished_at"]}

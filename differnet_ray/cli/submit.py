@@ -18,6 +18,7 @@ import click
 
 import differnet_ray
 from differnet_ray.cli import audit, calibrate, doctor, evaluate, fit, redecide, report, reproduce, score, verify
+from differnet_ray.cli.json_log import VARIABLE
 from differnet_ray.errors import EXIT_INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def prepared(
             name=name or f"differnet-{verb}-{digest}",
             entrypoint="exec " + shlex.join(["python", "-m", "differnet_ray.cli", verb, *sent, *words]),
             folder=folder if code or files else None,
-            environment={variable: os.environ[variable] for variable in variables},
+            environment={variable: os.environ[variable] for variable in [*variables, *sorted({VARIABLE} & set(os.environ))]},
             requirements=requirements,
         )
 

@@ -37,6 +37,8 @@ def cluster() -> Iterator[None]:
     local: dict[str, Any] = {}
     if address == "local":  # two CPUs at least: one for the actor that drops finished rows, one for reads
         local = {"include_dashboard": False, "num_cpus": max(2, os.cpu_count() or 1)}
+    if os.environ.get("DIFFERNET_LOG") == "json":  # of Ray itself, of actors and of tasks, in the files of the nodes as well
+        local["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level="WARNING")
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends the process at once
     try:
