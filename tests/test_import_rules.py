@@ -23,11 +23,11 @@ LAZY_RAY = ("differnet_ray.cli.doctor",)  # a door: asks inside a function wheth
 FLOOR = (  # the standard library only
     "differnet_ray.errors",
     "differnet_ray.config",
+    "differnet_ray.checks",
     "differnet_ray.limits",
     "differnet_ray.labels",
     "differnet_ray.threads",
     "differnet_ray.queries",
-    "differnet_ray.checks",
     "differnet_ray.metric_names",
 )
 TABLES, CONTRACT = "differnet_ray.tables", "differnet_ray.table_contract"
@@ -40,11 +40,11 @@ DATA_ROOMS = (STORAGE, ARCHIVES, STORE, RESULTS)
 ROOMS = {  # the modules of the package that a room may import
     "differnet_ray.errors": (),
     "differnet_ray.config": ("differnet_ray.errors",),
+    "differnet_ray.checks": (),
     "differnet_ray.limits": ("differnet_ray.errors",),
     "differnet_ray.labels": (),
     "differnet_ray.threads": (),
     "differnet_ray.queries": (),
-    "differnet_ray.checks": (),
     "differnet_ray.metric_names": (),
     "differnet_ray.versions": ("differnet_ray.__version__",),
     CONTRACT: (),
