@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ALARM, ELSEWHERE = "alarm", "elsewhere"
+SUSPECT_P, SUSPECT_E = 0.01, 1e4  # of one test alone; the mean of an e-detector is at most the number of nights
 LIMIT = "limit"  # a limit that people set holds for the very row
 
 
 def attributed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a night, of which those alarms that another one accounts for have the verdict `elsewhere`.
 
-    By category and measure: where some parts of an attribute have one (also a muted one) and others have none, it is theirs and
-    not the category's; where all have it, it is the category's, if that has it as well.
+    By category and measure: where some parts of an attribute have one (also a muted one) and others are as usual, it is theirs and
+    not the category's; where none is as usual, it is the category's, if that has it as well. A part is as usual that has no
+    alarm and is not even suspect: one of many tests must be surer than that to alarm.
 
     Args:
         rows: `tables.DRIFT`.
@@ -43,8 +45,13 @@ def _accounted_for(rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     for attribute in sorted({row["attribute"] for row in rows} - {""}):
         parts = [place for place, row in enumerate(rows) if row["attribute"] == attribute]
         alarming = [place for place in parts if rows[place]["alarm"] is not None]
-        if alarming == parts:
-            found |= dict.fromkeys(parts, "as in all of the category")
+        if all(_is_suspect(rows[place]) for place in parts):
+            found |= dict.fromkeys(alarming, "as in all of the category")
         elif alarming:
             found[whole] = f"in {attribute} {', '.join(rows[place]['attribute_value'] for place in alarming)}"
     return found
+
+
+def _is_suspect(row: Mapping[str, Any]) -> bool:
+    p_value, e_value = row["p_value"], row["e_value"]
+    return row["alarm"] is not None or (1.0 if p_value is None else p_value) < SUSPECT_P or (e_value or 0.0) >= SUSPECT_E

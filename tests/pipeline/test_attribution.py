@@ -23,6 +23,8 @@ def row(cell: tuple[str, str], alarm: str | None, verdict: str = "alarm", measur
         "alarm": alarm,
         "verdict": verdict,
         "reason": reason,
+        "p_value": 1e-9 if alarm else 0.3,
+        "e_value": None,
     }
 
 
@@ -48,6 +50,12 @@ def test_an_alarm_belongs_to_the_parts_or_to_the_whole(alarming: list[tuple[str,
     for before, after in zip(rows, found, strict=False):
         assert after["alarm"] == before["alarm"]  # a night that is no reference for the next stays one
         assert after["verdict"] in (before["verdict"], "elsewhere")
+
+
+@pytest.mark.parametrize("suspicion", [{"p_value": 0.001}, {"p_value": 0.0}, {"e_value": 1e6}])
+def test_a_part_that_is_not_sure_enough_to_alarm_is_not_as_usual(suspicion: dict[str, float]) -> None:
+    whole, a, b = attributed([row(WHOLE, "tonight"), row(A, None) | suspicion, row(B, "tonight")])
+    assert [one["verdict"] for one in (whole, a, b)] == ["alarm", "ok", "elsewhere"]
 
 
 def test_the_reason_says_where() -> None:
