@@ -27,6 +27,7 @@ FLOOR = (  # the standard library only
     "differnet_ray.labels",
     "differnet_ray.threads",
     "differnet_ray.queries",
+    "differnet_ray.metric_names",
 )
 TABLES, CONTRACT = "differnet_ray.tables", "differnet_ray.table_contract"
 STORAGE, ARCHIVES = "differnet_ray.storage", "differnet_ray.archives"
@@ -41,6 +42,7 @@ ROOMS = {  # the modules of the package that a room may import
     "differnet_ray.labels": (),
     "differnet_ray.threads": (),
     "differnet_ray.queries": (),
+    "differnet_ray.metric_names": (),
     "differnet_ray.versions": ("differnet_ray.__version__",),
     CONTRACT: (),
     TABLES: ("differnet_ray.errors", CONTRACT),

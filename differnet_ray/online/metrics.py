@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from differnet_ray import metric_names as names
 from differnet_ray.queries import ModelsState
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -15,17 +16,16 @@ class Metrics:
     """The counters of one web process."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        to, prefix = self._registry, "differnet_serve_"
-        self._requests = Counter(prefix + "requests", "requests by route and status", ["route", "status"], registry=to)
-        self._seconds = Histogram(prefix + "request_seconds", "time of requests", ["route"], buckets=SECONDS, registry=to)
-        self._stages = Histogram(prefix + "stage_seconds", "time of an image by stage", ["stage"], buckets=SECONDS, registry=to)
-        self._images = Counter(prefix + "images", "images by category and status", ["category", "status"], registry=to)
-        self._loads = Gauge(prefix + "model_loads", "models loaded since a scorer started", ["replica"], registry=to)
-        self._bytes = Gauge(prefix + "model_bytes", "memory of the models of a scorer", ["replica"], registry=to)
-        self._broken = Gauge(prefix + "models_broken", "versions that should be in use and cannot be", registry=to)
-        self.in_flight = Gauge(prefix + "in_flight", "images that are scored or wait for it", registry=to)
-        self.held_bytes = Gauge(prefix + "held_bytes", "bodies of requests in memory", registry=to)
+        self._registry = to = CollectorRegistry()
+        self._requests = Counter(*_declared(names.SERVE_REQUESTS), registry=to)
+        self._seconds = Histogram(*_declared(names.SERVE_SECONDS), buckets=SECONDS, registry=to)
+        self._stages = Histogram(*_declared(names.SERVE_STAGE_SECONDS), buckets=SECONDS, registry=to)
+        self._images = Counter(*_declared(names.SERVE_IMAGES), registry=to)
+        self._loads = Gauge(*_declared(names.SERVE_MODEL_LOADS), registry=to)
+        self._bytes = Gauge(*_declared(names.SERVE_MODEL_BYTES), registry=to)
+        self._broken = Gauge(*_declared(names.SERVE_BROKEN), registry=to)
+        self.in_flight = Gauge(*_declared(names.SERVE_IN_FLIGHT), registry=to)
+        self.held_bytes = Gauge(*_declared(names.SERVE_HELD_BYTES), registry=to)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
@@ -47,3 +47,8 @@ class Metrics:
     def text(self) -> bytes:
         """All of them."""
         return generate_latest(self._registry)
+
+
+def _declared(metric: names.Metric) -> tuple[str, str, tuple[str, ...]]:
+    """Name, help and labels, as prometheus_client takes them."""
+    return metric.stem, metric.help, metric.labels
