@@ -1,8 +1,8 @@
 """What is counted, for Prometheus: every metric of this package under one name. Standard library only.
 
 The code that counts takes names, labels and help from here; dashboards and alert rules (cluster/monitoring/) may name nothing
-else of ours, and a test holds both. Metrics of jobs go through Ray, which puts `ray_` before the name and adds labels of its own
-(`SessionName`, `WorkerId`, ...); those of the endpoint are at its own `/metrics`.
+else of ours, and a test holds both. Metrics of jobs go through Ray, which puts `ray_` before the name and adds labels of its
+own (`SessionName`, `WorkerId`, ...); those of the endpoint are at its own `/metrics`.
 
 Counters end in `_total` here as Prometheus shows them; both Ray and prometheus_client take the name without it (`Metric.stem`).
 A process that starts anew starts its counters at 0, so that they are for looking at and alarms, not for accounts.
