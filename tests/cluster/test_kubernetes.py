@@ -202,7 +202,7 @@ def test_the_endpoint_is_that_of_jobs() -> None:
     config = yaml.safe_load(service["serveConfigV2"])
     assert config == yaml.safe_load((ROOT / "jobs" / "serve.yaml").read_text(encoding="utf-8"))
     application = ServeDeploySchema.model_validate(config).applications[0]
-    mount = service["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["volumeMounts"][0]
+    mount = service["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["volumeMounts"][-1]
     assert application.args["token_file"] == f"{mount['mountPath']}/tokens"
     worker = service["rayClusterConfig"]["workerGroupSpecs"][0]
     assert application.args["plan"]["replicas"][1] <= worker["maxReplicas"]
