@@ -224,7 +224,7 @@ def test_what_jobs_start_is_a_command_with_a_configuration_that_it_takes(overlay
         verb = words[2] if words[1] == "submit" else words[1]
         config = tmp_path / words[words.index("--config") + 1].removeprefix("/etc/differnet/")
         config.write_text(files[config.name], encoding="utf-8")
-        asked = CliRunner().invoke(main, [verb, "--config", str(config), "--no-such-option"])
-        assert "No such option" in asked.output, asked.output  # and no complaint about the file, which is read first
+        asked = CliRunner().invoke(main, [verb, "--config", str(config), "--help"])  # reads the file first
+        assert asked.exit_code == 0, asked.output
         started.add(verb)
     assert started == {"fit", "score", "audit"}

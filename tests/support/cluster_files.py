@@ -27,10 +27,11 @@ def tool(name: str, where: str) -> str:
     return found
 
 
-def ran(*command: str, folder: Path = ROOT) -> str:
-    """What a command printed; its failure fails the test with all that it said."""
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, check=False)
+def ran(*command: str, quiet: bool = False) -> str:
+    """What a command printed; its failure, or any complaint where it shall be quiet, fails the test with all that it said."""
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+    assert not (quiet and run.stderr), run.stderr
     return run.stdout
 
 
