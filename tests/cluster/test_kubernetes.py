@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from kuberay_fields import KINDS
 from ray.serve.schema import ServeDeploySchema
 
 from differnet_ray.cli import main
+from differnet_ray.limits import AlarmLimits
 
 KUBERNETES = "1.33"  # the oldest that is still kept up, and the newest that kubernetes-validate knows
 VERSIONS = (KUBERNETES, ".".join(kubernetes_validate.latest_version().split(".")[:2]))
@@ -129,6 +132,27 @@ def test_pods_say_what_they_need_and_memory_is_not_promised_twice(overlay: str) 
                 assert requests.get("nvidia.com/gpu") == limits.get("nvidia.com/gpu")
 
 
+def test_all_of_dev_fits_on_the_node_that_it_names() -> None:
+    units = {"m": 1e-3, "Gi": 2.0**30, "Mi": 2.0**20, "": 1.0}
+
+    def number(quantity: str) -> float:
+        digits = re.match(r"[\d.]+", str(quantity)).group()  # type: ignore[union-attr]
+        return float(digits) * units[str(quantity).removeprefix(digits)]
+
+    asked = []
+    for manifest in built("dev"):
+        if manifest["kind"] in ("RayCluster", "RayService", "Deployment"):
+            asked += [c["resources"]["requests"] for t in pod_templates(manifest) for c in t["spec"]["containers"]]
+        if manifest["kind"] in ("RayCluster", "RayService"):
+            spec = manifest["spec"].get("rayClusterConfig", manifest["spec"])
+            asked.append(spec["autoscalerOptions"]["resources"]["requests"])
+            assert [group["maxReplicas"] for group in spec["workerGroupSpecs"]] == [1]
+    text = (CLUSTER / "kubernetes" / "overlays" / "dev" / "kustomization.yaml").read_text(encoding="utf-8")
+    cores, memory = map(int, re.findall(r"(\d+) cores and (\d+) GiB", text)[0])
+    assert sum(number(requests["cpu"]) for requests in asked) + 1 <= cores  # and one for Kubernetes
+    assert sum(number(requests["memory"]) for requests in asked) / 2**30 + 2 <= memory
+
+
 @overlays
 def test_heads_take_no_work_and_all_need_the_token(overlay: str) -> None:
     assert len(cluster_specs(overlay)) == 4
@@ -227,4 +251,5 @@ def test_what_jobs_start_is_a_command_with_a_configuration_that_it_takes(overlay
         asked = CliRunner().invoke(main, [verb, "--config", str(config), "--help"])  # reads the file first
         assert asked.exit_code == 0, asked.output
         started.add(verb)
+    AlarmLimits.from_dict(tomllib.loads(files["limits.toml"]))
     assert started == {"fit", "score", "audit"}
