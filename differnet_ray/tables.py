@@ -294,7 +294,7 @@ DRIFT = Table(
             column("p_value", pa.float64(), "probability of a night as unusual, if it is healthy", null=True, unit="1"),
             column("e_value", pa.float64(), "e-detector of slow drift: evidence against all nights being alike", null=True),
             column("drift", pa.float64(), "shift since the likeliest change, in standard deviations of an image", null=True),
-            column("verdict", pa.string(), "ok, alarm, muted, or no_reference where nothing could be tested"),
+            column("verdict", pa.string(), "ok, alarm, muted, elsewhere where a part or the category has it, no_reference"),
             column("alarm", pa.string(), "counts, tonight, drift, limit, with commas between several", null=True),
             column("reason", pa.string(), "why, in words; null where all is well", null=True),
         ]

@@ -33,6 +33,7 @@ TABLES, CONTRACT = "differnet_ray.tables", "differnet_ray.table_contract"
 STORAGE, ARCHIVES = "differnet_ray.storage", "differnet_ray.archives"
 STORE, RESULTS = "differnet_ray.store", "differnet_ray.results"
 MODEL, PIPELINE, ONLINE = "differnet_ray.model", "differnet_ray.pipeline", "differnet_ray.online"
+WEBHOOK, MESSAGES = "differnet_ray.webhook", "differnet_ray.webhook_messages"
 CURVES = "differnet_ray.report.fit_curves"  # a picture of the fit, beside its model
 DATA_ROOMS = (STORAGE, ARCHIVES, STORE, RESULTS)
 ROOMS = {  # the modules of the package that a room may import
@@ -53,6 +54,8 @@ ROOMS = {  # the modules of the package that a room may import
     RESULTS: (*FLOOR, CONTRACT, TABLES, STORAGE, RESULTS),
     PIPELINE: (*FLOOR, TABLES, MODEL, *DATA_ROOMS, "differnet_ray.versions", "differnet_ray.__version__", PIPELINE, CURVES),
     "differnet_ray.client": ("differnet_ray.errors", "differnet_ray.queries"),
+    WEBHOOK: ("differnet_ray.errors", MESSAGES),
+    MESSAGES: (),
     ONLINE: (*FLOOR, TABLES, STORAGE, STORE, "differnet_ray.__version__", ONLINE),
     "differnet_ray.experiments": (
         *FLOOR,
@@ -76,13 +79,14 @@ FORBIDDEN = {  # what must not be in sys.modules once a room and those before it
     MODEL: ("ray", "pyarrow", "matplotlib", *DATA_ROOMS, "differnet_ray.distributed"),
     PIPELINE: ("ray", "differnet_ray.distributed"),
     "differnet_ray.client": ("ray", "torch", "numpy", "pyarrow", "fastapi", ONLINE),
+    WEBHOOK: ("ray", "torch", "numpy", "pyarrow"),
     ONLINE: ("ray", "torch", "matplotlib", MODEL, RESULTS, PIPELINE, "differnet_ray.distributed"),
     "differnet_ray.experiments": ("ray", "sklearn", "differnet_ray.distributed"),
 }
 INTERPRETERS = [  # torch is slow to import: the numeric room and the bridge share an interpreter, in this order
     ["differnet_ray.config", "differnet_ray.cli"],
     [STORAGE, ARCHIVES, STORE, RESULTS],
-    ["differnet_ray.client", ONLINE],
+    ["differnet_ray.client", WEBHOOK, ONLINE],
     [MODEL, PIPELINE, "differnet_ray.experiments"],
 ]
 

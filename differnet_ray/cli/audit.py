@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from differnet_ray.cli.options import AS_JSON, CONFIG, MODELS, OUTPUT, actors_between, day, day_or_none, versions_of
-from differnet_ray.cli.score import indexed, no_models, not_scored, score_tasks, status_table, warn_clipped
+from differnet_ray.cli.night import audit_text, carried_out, made_up
+from differnet_ray.cli.options import (
+    AS_JSON,
+    CONFIG,
+    OUTPUT,
+    actors_between,
+    day,
+    day_or_none,
+    limits_of,
+    versions_of,
+    webhook_options,
+)
+from differnet_ray.cli.score import indexed, no_models, not_scored
 from differnet_ray.errors import EXIT_ALARM, EXIT_NOT_ALL_SCORED, ConfigError
 from differnet_ray.limits import AlarmLimits
 
 if TYPE_CHECKING:
     from differnet_ray.distributed.audit import AuditJob
     from differnet_ray.pipeline.stages import Maps
-    from differnet_ray.results.audits import AuditPlan
     from differnet_ray.results.ledger import Comparison
+    from differnet_ray.webhook import Webhooks
+    from differnet_ray.webhook_messages import Form
 
 
 @click.command()
 @CONFIG
-@click.option("--input", "inputs", required=True, multiple=True, help="Folder, archive or manifest of images (repeatable).")
-@MODELS
+@click.option("--input", "inputs", multiple=True, help="Folder, archive or manifest of images (repeatable).  [required]")
+@click.option("--models", help="Model store: a folder or s3:// URI.  [required]")
 @OUTPUT
 @click.option("--category", metavar="NAME", help="Category of all images; default: from their paths.")
 @click.option("--path-pattern", help="Such as '{line}/{date}/{category}/{name}', matched with the end of each path.")
@@ -43,32 +53,48 @@ if TYPE_CHECKING:
 @click.option("--limits", "limits_file", metavar="FILE", help="When to alarm: a TOML file, see jobs/limits.toml.")
 @click.option("--false-alarms-per-year", type=float, help="Nights with a false alarm in a year, at most; default: 2.")
 @click.option("--report", metavar="URI", help="Folder of the pages; default: OUTPUT/reports.")
+@webhook_options
 @click.option("--resume/--no-resume", default=True, help="Finish an audit that was killed as it was planned; default, or anew.")
 @click.option("--dry-run", is_flag=True, help="Say what is new, changed and gone; score and write nothing.")
+@click.option("--index", "index_only", is_flag=True, help="Only write the page over all nights anew; --output is enough.")
 @AS_JSON
 @click.pass_context
 def audit(
     ctx: click.Context,
     /,
     inputs: tuple[str, ...],
+    models: str | None,
+    index_only: bool,
     since: date | None,
     everything: bool,
     limits_file: str | None,
     false_alarms_per_year: float | None,
     as_json: bool,
     dry_run: bool,
+    urls: tuple[str, ...],
+    form: Form | None,
+    always: bool,
     **options: Any,
 ) -> None:
     """Score what is new or changed in an archive since the last audit, judge the night, and write the report.
 
     An audit that failed or was killed is made up first, each image once. Where nothing is new, nothing is done.
     """
+    if index_only:
+        click.echo(write_index(options["output"], options["report"]))
+        return
+    if not inputs or models is None:
+        missing = "models" if inputs else "inputs"
+        raise click.MissingParameter(ctx=ctx, param=next(option for option in ctx.command.params if option.name == missing))
     from differnet_ray.results.ledger import EVER
+    from differnet_ray.webhook import Webhooks
 
+    webhooks = Webhooks(urls, form, always)
     if everything and since is not None:
         raise ConfigError("--all and --since: give one of them")
     limits = limits_of(limits_file, false_alarms_per_year)
-    done = run_audit(inputs, since=EVER if everything else since, dry_run=dry_run, limits=limits, **options)
+    since = EVER if everything else since
+    done = run_audit(inputs, models=models, since=since, dry_run=dry_run, limits=limits, webhooks=webhooks, **options)
     click.echo(json.dumps({"audits": done}, indent=2) if as_json else "\n\n".join(map(audit_text, done)) or "nothing to do")
     if any(record.get("alarms") for record in done):
         ctx.exit(EXIT_ALARM)
@@ -92,6 +118,7 @@ def run_audit(
     actors: tuple[int, int] | None = None,
     limits: AlarmLimits | None = None,
     report: str | None = None,
+    webhooks: Webhooks | None = None,
     resume: bool = True,
     dry_run: bool = False,
 ) -> list[dict[str, Any]]:
@@ -112,6 +139,7 @@ def run_audit(
         actors: least and largest number of scoring actors.
         limits: when to alarm; None: as where nothing is said.
         report: folder of the pages; None: OUTPUT/reports.
+        webhooks: who is told of it; None: nobody.
         resume: finish an audit that was killed as it was planned; else plan it anew, unless its rows are published.
         dry_run: compare only; write nothing.
 
@@ -126,7 +154,7 @@ def run_audit(
     from differnet_ray.tables import check_category
 
     models, output = canonical(models), canonical(output)
-    reports = join(output, "reports") if report is None else canonical(report)
+    reports = pages_of(output, report)
     naming = Naming(category, path_pattern)
     if category is not None:
         check_category(category)
@@ -156,9 +184,9 @@ def run_audit(
             check_writable(output)
             stack.enter_context(lease(lease_of_audits(output)))
         stack.enter_context(cluster())
-        if not dry_run and (made_up := _made_up(job, reports, limits)):
-            done.append(made_up)
-            if since and made_up["since"] and made_up["since"] <= str(since):  # that has taken them again
+        if not dry_run and (unfinished := made_up(job, reports, limits, webhooks)):
+            done.append(unfinished)
+            if since and unfinished["since"] and unfinished["since"] <= str(since):  # that has taken them again
                 job = replace(job, since=None)
         index = indexed(sources, naming, cache=None if dry_run else join(output, "_index"))
         if not models_in_use(models, list(index.counts), job.versions, n_transforms)[0]:
@@ -167,66 +195,24 @@ def run_audit(
             return [_foreseen(job, compared(index, job, write=False))]
         plan = planned(index, job)
         if plan is not None:
-            done.append(_carried_out(plan, job, reports, limits))
+            done.append(carried_out(plan, job, reports, limits, webhooks))
     return done
 
 
-def limits_of(path: str | None, false_alarms_per_year: float | None) -> AlarmLimits:
-    """When to alarm: what a TOML file says, and the command line, which wins.
+def write_index(output: str, report: str | None) -> str:
+    """Writes the page over all nights, from the records of the audits; returns its URI."""
+    from differnet_ray.report.night_index import write_night_index
+    from differnet_ray.storage.locations import canonical
 
-    Raises:
-        ConfigError: the file cannot be read, or says something that is not allowed.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"--limits {path}: {error}") from error
-    if false_alarms_per_year is not None:
-        values["false_alarms_per_year"] = false_alarms_per_year
-    return AlarmLimits.from_dict(values)
+    return write_night_index(canonical(output), pages_of(canonical(output), report))
 
 
-def _made_up(job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any] | None:
-    """Finishes the audit that was planned and is not done, if there is one."""
-    from differnet_ray.results.audits import drop_plan, pending
-    from differnet_ray.results.runs import published
+def pages_of(output: str, report: str | None) -> str:
+    """Canonical URI of the folder of the pages."""
+    from differnet_ray.results.housekeeping import REPORTS
+    from differnet_ray.storage.locations import canonical, join
 
-    plan = pending(job.output)
-    if plan is None:
-        return None
-    if not job.resume and (plan.run is None or published(job.output, plan.run) is None):
-        drop_plan(job.output)
-        return None
-    click.echo(f"making up the audit {plan.audit_id} of the night {plan.dt}, which was not finished", err=True)
-    return _carried_out(plan, job, reports, limits)
-
-
-def _carried_out(plan: AuditPlan, job: AuditJob, reports: str, limits: AlarmLimits) -> dict[str, Any]:
-    """Scores, publishes, judges the night, writes the report, and updates the ledger last."""
-    from differnet_ray.cli.progress import Reporter
-    from differnet_ray.distributed.audit import forms_of, scored
-    from differnet_ray.pipeline.drift import drift_of_night
-    from differnet_ray.report.run_report import write_run_report
-    from differnet_ray.results.audits import finish
-    from differnet_ray.results.drift_table import write_drift
-    from differnet_ray.storage.locations import join
-
-    forms = forms_of(plan, job.models)
-    with Reporter("images") as reporter:
-        record = scored(plan, forms, job, lambda progress: reporter.show(score_tasks(progress)))
-    page = None
-    if record is not None:
-        warn_clipped(job.output, record, forms)
-        target = join(reports, f"{record['run_id']}.html")
-        page = write_run_report(job.output, record["run_id"], models=job.models, target=target)
-    alarms: tuple[str, ...] = ()
-    with suppress(FileNotFoundError):  # nothing has ever been published: there is no night to compare with
-        found = drift_of_night(job.output, plan.dt, job.models, limits)
-        write_drift(job.output, plan.dt, found.rows)
-        alarms = found.alarms
-    return finish(job.output, plan, record, page, alarms)
+    return join(output, REPORTS) if report is None else canonical(report)
 
 
 def _foreseen(job: AuditJob, comparison: Comparison) -> dict[str, Any]:
@@ -243,19 +229,3 @@ def _foreseen(job: AuditJob, comparison: Comparison) -> dict[str, Any]:
         "changes": comparison.changes,
         "counts": {},
     }
-
-
-def audit_text(record: Mapping[str, Any]) -> str:
-    """What an audit found, for people."""
-    totals = {kind: sum(counts.values()) for kind, counts in record["changes"].items()}
-    said = [f"{totals[kind]:,} {kind}" for kind in ("new", "changed", "again", "removed") if totals[kind] or kind == "new"]
-    said[0] += f" ({totals['late']:,} late)" if totals["late"] else ""
-    lines = [f"night {record['dt']}: {', '.join(said)}, of {record['n_listed']:,} listed"]
-    if not record["is_whole"]:
-        lines.append("Not all locations of earlier audits were listed: whether images are gone there is not known.")
-    if record["counts"]:
-        lines += ["", status_table(record), "", f"run {record['run_id']}, report {record['report']}"]
-    lines += [f"ALARM {reason}" for reason in record.get("alarms", ())]
-    if record.get("unfinished"):
-        lines.append(f"The audit {record['unfinished']} is not finished: the next one makes it up first.")
-    return "\n".join(lines)

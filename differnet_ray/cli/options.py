@@ -12,8 +12,10 @@ import click
 
 from differnet_ray.config import AUTO, POSES, PRESETS, GreyRange
 from differnet_ray.errors import ConfigError
+from differnet_ray.limits import AlarmLimits
 
 Command = Callable[..., Any]
+WEBHOOK_VARIABLE = "DIFFERNET_WEBHOOK"
 WEIGHTS_HELP = "Of the backbone (.safetensors, .pth), or the word random; default: what torchvision or timm keep of theirs."
 GROUP_BY_HELP = (
     "Images that belong together, such as pictures of one part: held out, cross-fitted and drawn as a whole. auto: similar "
@@ -92,6 +94,23 @@ def versions_of(_: click.Context, __: click.Parameter, values: Sequence[str]) ->
     return dict(pairs)
 
 
+def limits_of(path: str | None, false_alarms_per_year: float | None) -> AlarmLimits:
+    """When to alarm: what a TOML file says, and the command line, which wins.
+
+    Raises:
+        ConfigError: the file cannot be read, or says something that is not allowed.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"--limits {path}: {error}") from error
+    if false_alarms_per_year is not None:
+        values["false_alarms_per_year"] = false_alarms_per_year
+    return AlarmLimits.from_dict(values)
+
+
 CONFIG = click.option(
     "--config",
     type=click.Path(),
@@ -142,6 +161,31 @@ def recipe_options(verb: Command) -> Command:
             click.option("--hidden", type=int, help="Width of the flow's networks."),
             click.option("--group-by", metavar="auto|none|ATTRIBUTE|REGEX", help=GROUP_BY_HELP),
             click.option("--fresh-epochs", type=int, help="Epochs with new random transforms; then they repeat."),
+        ]
+    ):
+        verb = option(verb)
+    return verb
+
+
+def webhook_options(verb: Command) -> Command:
+    """Who is told of what a verb found."""
+    for option in reversed(
+        [
+            click.option(
+                "--webhook",
+                "urls",
+                multiple=True,
+                metavar="URL",
+                envvar=WEBHOOK_VARIABLE,
+                help=f"Tell this address of alarms (repeatable); better by {WEBHOOK_VARIABLE}, spaces between several.",
+            ),
+            click.option(
+                "--webhook-format",
+                "form",
+                type=click.Choice(["generic", "slack", "teams"]),
+                help="What is sent: the record, or a message; default: what the host takes.",
+            ),
+            click.option("--webhook-always", "always", is_flag=True, help="Also where nothing alarms and all was scored."),
         ]
     ):
         verb = option(verb)

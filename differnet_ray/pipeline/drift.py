@@ -5,8 +5,9 @@ scores of the night, drift of the nights before, calibration sets -> rows of `dr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
@@ -15,7 +16,8 @@ import pyarrow.compute as pc
 
 from differnet_ray.errors import ModelStoreError
 from differnet_ray.limits import VOLUME, AlarmLimits
-from differnet_ray.pipeline.judge import ALARM, judge
+from differnet_ray.pipeline.attribution import ALARM
+from differnet_ray.pipeline.judge import judge
 from differnet_ray.pipeline.night_summaries import categories_of_night, models_of_night, observed_of_night
 from differnet_ray.pipeline.observed import Calibration, Key, Observed, Past
 from differnet_ray.results.drift_table import drift_before
@@ -26,16 +28,47 @@ _OBSERVED = tuple(Observed.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """A row of `drift` that alarms, with the columns of it that people ask for.
+
+    Attributes:
+        category, attribute, attribute_value, measure, value, reference, p_value, n_images, reason: as in `tables.DRIFT`.
+        alarm: the families that alarm.
+    """
+
+    category: str
+    attribute: str
+    attribute_value: str
+    measure: str
+    alarm: tuple[str, ...]
+    value: float
+    reference: float | None
+    p_value: float | None
+    n_images: int
+    reason: str
+
+    @property
+    def text(self) -> str:
+        """Where, and why."""
+        return f"{place_of(self.category, self.attribute, self.attribute_value)}: {self.reason}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in the record of an audit; JSON has no infinite numbers."""
+        values = asdict(self) | {"alarm": list(self.alarm), "text": self.text}
+        return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
+
+
+@dataclass(frozen=True)
 class NightDrift:
     """What a night was like.
 
     Attributes:
         rows: `tables.DRIFT`.
-        alarms: a line for each alarm, the least probable first: where, and why.
+        alarms: the least probable first.
     """
 
     rows: pa.Table
-    alarms: tuple[str, ...]
+    alarms: tuple[Alarm, ...]
 
 
 def drift_of_night(output: str, dt: date, models: str, limits: AlarmLimits) -> NightDrift:
@@ -69,7 +102,7 @@ def drift_of_night(output: str, dt: date, models: str, limits: AlarmLimits) -> N
     rows = judge(dt, observed, past, calibrations, limits)
     alarms = sorted((row for row in rows if row["verdict"] == ALARM), key=_urgency)
     table = pa.Table.from_pylist(rows, schema=DRIFT.schema)
-    return NightDrift(table, tuple(f"{_place(row)}: {row['reason']}" for row in alarms))
+    return NightDrift(table, tuple(map(_alarm, alarms)))
 
 
 def _calibration(store: ModelStore, category: str, version: str) -> Calibration | None:
@@ -121,6 +154,11 @@ def _urgency(row: Mapping[str, Any]) -> tuple[bool, float, str, str, str, str]:
     return row["attribute"] != "", p_value, row["category"], row["attribute"], row["attribute_value"], row["measure"]
 
 
-def _place(row: Mapping[str, Any]) -> str:
-    part = f", {row['attribute']} {row['attribute_value']}" if row["attribute"] else ""
-    return f"{row['category']}{part}"
+def _alarm(row: Mapping[str, Any]) -> Alarm:
+    values = {name: row[name] for name in Alarm.__dataclass_fields__}
+    return Alarm(**values | {"alarm": tuple(str(row["alarm"]).split(","))})
+
+
+def place_of(category: str, attribute: str, attribute_value: str) -> str:
+    """A category, or a part of it, in words."""
+    return f"{category}, {attribute} {attribute_value}" if attribute else category

@@ -19,11 +19,22 @@ from differnet_ray.model.alarms import Budget, family_wise
 from differnet_ray.model.nights import Reference, night_p_value, reference_of_nights
 from differnet_ray.model.rates import SELDOM, rate_test
 from differnet_ray.model.slow_drift import slow_drift
-from differnet_ray.pipeline.observed import LOGARITHMIC, SCORE_RATES, SMALLEST, Calibration, Judged, Key, Observed, Past
+from differnet_ray.pipeline.attribution import ALARM, LIMIT, attributed
+from differnet_ray.pipeline.observed import (
+    ERROR_OF_MEDIAN,
+    ERROR_OF_Q90,
+    LOGARITHMIC,
+    SCORE_RATES,
+    SMALLEST,
+    Calibration,
+    Judged,
+    Key,
+    Observed,
+    Past,
+)
 from differnet_ray.pipeline.verdict_words import words_of
 
-OK, ALARM, MUTED, NO_REFERENCE = VERDICTS = ("ok", "alarm", "muted", "no_reference")
-LIMIT = "limit"  # beside the families of `model.alarms`
+OK, MUTED, NO_REFERENCE = "ok", "muted", "no_reference"
 NO_IMAGES = 0.5  # what their logarithm is taken of
 _LARGEST_LOG = 700.0  # exp of it is a float
 
@@ -49,7 +60,8 @@ def judge(
         for one in observed
     ]
     alarms = _alarms(judged, Budget(limits.false_alarms_per_year))
-    return [_row(dt, replace(one, alarms=found), limits) for one, found in zip(judged, alarms, strict=True)]
+    rows = [_row(dt, replace(one, alarms=found), limits) for one, found in zip(judged, alarms, strict=True)]
+    return attributed(rows)
 
 
 def _reference_nights(dt: date, one: Observed, past: Sequence[Past], limits: AlarmLimits) -> list[Past]:
@@ -116,7 +128,8 @@ def _shift(one: Observed, nights: list[Observed], calibration: Calibration | Non
     value, std_error = _compared_as(one)
     unit = _unit(one, nights, calibration)
     shift = (value - reference.location) / unit
-    p_value = night_p_value(value, std_error, reference)
+    usual = (ERROR_OF_Q90 if one.measure == "score_q90" else ERROR_OF_MEDIAN) * unit / one.n_images**0.5
+    p_value = night_p_value(value, max(std_error, usual), reference)  # few images hardly say how far they spread
     return _compared(one, reference, shift, p_value, abs(shift) >= limits.smallest_shift)
 
 

@@ -15,13 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from differnet_ray.limits import VALUES, VOLUME
-from differnet_ray.pipeline.observed import NORMAL_IQR, Calibration, Observed
+from differnet_ray.pipeline.observed import ERROR_OF_MEDIAN, NORMAL_IQR, Calibration, Observed
 from differnet_ray.results.runs import open_table
 from differnet_ray.results.sql import bounded_database
 from differnet_ray.tables import DAY, GREY_CLIPPED, SCORES
 
 MOST_FOR_QUANTILES = 300_000  # images of a category
 NO_PARTS = (GREY_CLIPPED, DAY)  # attributes: of the score, and of the night, which has no other nights to compare with
+FEW_VALUES = 10  # of an attribute with more, most are of several images: a serial number is no part of a category
 UNREADABLE = ("unreadable", "unsupported", "too_large", "failed")
 LEVELS = (0.25, 0.5, 0.75, 0.85, 0.9, 0.95)
 _DENSITY_SPAN = LEVELS[5] - LEVELS[3]  # about the 90 % quantile
@@ -56,7 +57,7 @@ def observed_of_night(
         dt: the night.
         category: whose published rows are read.
         calibration: of its model; without one nothing is said of the range of its scores.
-        most_values: an attribute with more values is not split by.
+        most_values: an attribute with more values, or with a new one for about every image, is not split by.
     """
     rows = _rows(output, dt, category)
     share = min(1.0, MOST_FOR_QUANTILES / max(rows.count_rows(), 1))
@@ -71,10 +72,10 @@ def observed_of_night(
         database.execute("CREATE TABLE pair AS SELECT unnest(map_entries(attributes), recursive := true) FROM image")
         keys = [
             key
-            for key, n in database.sql(
-                "SELECT key, approx_count_distinct(value) FROM pair GROUP BY key ORDER BY key"
+            for key, n, n_images in database.sql(
+                "SELECT key, approx_count_distinct(value), count(*) FROM pair GROUP BY key ORDER BY key"
             ).fetchall()
-            if n <= most_values and key not in NO_PARTS
+            if n <= most_values and key not in NO_PARTS and (n <= FEW_VALUES or n_images >= 2 * n)
         ]
         database.execute("DROP TABLE pair")
         cells = ["SELECT '' AS attribute, '' AS attribute_value, * FROM image"]
@@ -123,7 +124,7 @@ def _observed(category: str, cell: Mapping[str, Any], calibrated: bool) -> Itera
             of_scores = column == "anomaly_score"
             name, model = ("score_median", cell["model"]) if of_scores else (column, None)
             # of a median of normal draws, and of a quantile by the density about it
-            yield Observed(*place, name, n, middle, None, 1.2533 * spread / n**0.5, spread, model)
+            yield Observed(*place, name, n, middle, None, ERROR_OF_MEDIAN * spread / n**0.5, spread, model)
             if of_scores:
                 error = (0.09 / n) ** 0.5 * (after - before) / _DENSITY_SPAN
                 yield Observed(*place, "score_q90", n, upper, None, error, spread, model)

@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 LOGARITHMIC = (VOLUME, "score_median", "score_q90", "sharpness")  # compared as ratios
 SCORE_RATES = ("anomalous_rate", "review_rate", "outside_rate")
 SMALLEST = 1e-12  # what the logarithm of zero is taken of
+ERROR_OF_MEDIAN, ERROR_OF_Q90 = 1.2533, 1.7094  # times the deviation of n normal draws, over the root of n
 NORMAL_IQR = 1.349  # quartiles of a normal distribution are so many standard deviations apart
 
 Key = tuple[str, str, str, str]
@@ -115,7 +116,7 @@ class Calibration:
         step = np.sqrt(level * (1 - level) / n)
         low, high = np.quantile(logs, np.clip((level - step, level + step), 0, 1))
         # in the tail the quantiles end at the largest score: never less certain than the median's asymptotic error
-        error = max(float(high - low) / 2, 1.2533 * self.image_spread / float(np.sqrt(n)))
+        error = max(float(high - low) / 2, ERROR_OF_MEDIAN * self.image_spread / float(np.sqrt(n)))
         return reference_of_calibration(float(np.quantile(logs, level)), error, limits.assumed_night_shift * self.image_spread)
 
 

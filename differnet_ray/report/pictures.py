@@ -23,7 +23,7 @@ from differnet_ray.archives.images import DecodedImage
 from differnet_ray.config import GreyRange, ImageForm
 from differnet_ray.errors import DifferNetError, UnavailableError
 from differnet_ray.report.run_rows import ScoreRow
-from differnet_ray.results.overlay import overlay
+from differnet_ray.results.overlay import VMAX, blend
 
 SIDE = 256  # pixels of the longer side
 QUALITY = 82  # of JPEG: some ten kilobytes a picture, a tenth of its PNG
@@ -98,7 +98,7 @@ def _picture(row: ScoreRow, image: DecodedImage | DifferNetError, gradient_map: 
     longer = max(image.width, image.height)
     size = (max(1, round(SIDE * image.width / longer)), max(1, round(SIDE * image.height / longer)))
     upright = Image.fromarray(image.pixels).resize(size, Image.Resampling.LANCZOS)  # decoding makes a square
-    over = "" if gradient_map is None else _jpeg(Image.open(io.BytesIO(overlay(np.asarray(upright), gradient_map))))
+    over = "" if gradient_map is None else _jpeg(Image.fromarray(blend(np.asarray(upright), gradient_map, VMAX)))
     return Picture(row, _jpeg(upright), over, *size)
 
 

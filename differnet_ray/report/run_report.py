@@ -1,42 +1,28 @@
-"""The report of a scoring run: one HTML file that needs nothing else, to be read, printed, sent and kept.
-
-It loads nothing and links nowhere: pictures are `data:` URIs, and a content security policy names its style and its script
-by their digests, so that no text that came from a file name can ever run. Every value is escaped by the template engine.
-"""
+"""The report of a scoring run: what was counted, scores by category, the worst images with their maps, the lineage."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from differnet_ray import results
 from differnet_ray.config import Recipe
 from differnet_ray.errors import ModelStoreError, StorageError
+from differnet_ray.report.page import LISTED, duration, moment_of, write_page
 from differnet_ray.report.pictures import Picture, pictures
 from differnet_ray.report.run_rows import CategoryRows, RunRows, newer_runs, read_rows
 from differnet_ray.report.score_bars import Histogram, cells_of, histogram
+from differnet_ray.results.housekeeping import REPORTS
 from differnet_ray.results.runs import NAMED_REASONS, no_category_uri
-from differnet_ray.storage.files import write_bytes
 from differnet_ray.storage.locations import FILE, join
 from differnet_ray.store.model_store import ModelStore
 from differnet_ray.tables import GREY_CLIPPED, SCORED_STATUSES, STATUSES
 
-LISTED = 2_000  # rows of a table on the page: a browser still sorts and filters them at once
 MAX_PICTURES = 240  # of all categories: about 8 MB of page
-UNKNOWN = "\N{EN DASH}"
-# Characters that are not seen, or reorder what is: a name must not look like another.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -93,9 +79,8 @@ def write_run_report(
     n_shown = min(max_images, max(2, MAX_PICTURES // max(1, len(categories))))
     rows = read_rows(output, record["dt"], run_id, categories, worst=n_shown, listed=LISTED)
     sections = [_section(output, record, category, rows.categories[category], models) for category in categories]
-    page = _page(output, record, rows, sections, models)
-    uri = join(output, "reports", f"{run_id}.html") if target is None else target
-    write_bytes(uri, page.encode("utf-8", "backslashreplace"))
+    uri = join(output, REPORTS, f"{run_id}.html") if target is None else target
+    _write(uri, output, record, rows, sections, models)
     return uri
 
 
@@ -141,26 +126,16 @@ def _calibration(models: str, category: str, version: str, digest: str | None) -
     return record, np.asarray(scores, dtype=np.float64)
 
 
-def _page(
-    output: str, record: Mapping[str, Any], rows: RunRows, sections: Sequence[CategorySection], models: str | None
-) -> str:
-    environment = Environment(
-        loader=PackageLoader("differnet_ray", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "when": _when}
-    folder = Path(__file__).parent
-    style, script = ((folder / f"run_report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    counts = record["counts"]
-    return environment.get_template("run_report.html.j2").render(
+def _write(
+    target: str, output: str, record: Mapping[str, Any], rows: RunRows, sections: Sequence[CategorySection], models: str | None
+) -> None:
+    counts, seconds = record["counts"], (moment_of(record["finished_at"]) - moment_of(record["started_at"])).total_seconds()
+    write_page(
+        target,
+        "run_report.html.j2",
         run=record,
-        duration=_duration((_moment(record["finished_at"]) - _moment(record["started_at"])).total_seconds()),
+        duration=duration(seconds),
         statuses=[status for status in STATUSES if status in SCORED_STATUSES or counts.get(status)],
-        scored_statuses=SCORED_STATUSES,
         sections=sections,
         flagged=rows.flagged,
         n_flagged=sum(section.n_flagged for section in sections),
@@ -171,60 +146,7 @@ def _page(
         models=models,
         flagged_sql=_sql(output, record, "status IN ('review', 'anomalous')", "anomaly_score / threshold DESC"),
         not_scored_sql=_sql(output, record, "anomaly_score IS NULL", "category, status, uri, member"),
-        style=Markup(style),  # noqa: S704 - as the script, a file of this package
-        script=Markup(script),  # noqa: S704
-        style_digest=_csp_digest(style),
-        script_digest=_csp_digest(script),
     )
-
-
-def visible(value: Any) -> Any:
-    r"""A value of the page; of a text, with escapes for characters that are not seen or reorder what is.
-
-    >>> print(visible("photo\u202egnp.exe"))
-    photo\u202egnp.exe
-    """
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), value)
-
-
-def number(value: float | None) -> str:
-    """A measurement with four digits, or a dash.
-
-    >>> number(1234567.0), number(0.123456), number(7), number(None)
-    ('1,234,567', '0.1235', '7', '–')
-    """
-    if value is None:
-        return UNKNOWN
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
-
-
-def percent(part: float | None, whole: float = 1) -> str:
-    """A share in percent with two digits or more, or a dash where there is no whole.
-
-    >>> percent(1, 3), percent(12345, 12346), percent(0, 5), percent(3, 0)
-    ('33.3 %', '99.99 %', '0 %', '–')
-    """
-    if part is None or not whole:
-        return UNKNOWN
-    share = 100 * part / whole
-    digits = f"{share:.3g}"
-    return f"{share:.2f} %" if digits == "100" and part != whole else f"{digits} %"
-
-
-def _when(moment: str) -> str:
-    return f"{_moment(moment).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _sql(output: str, record: Mapping[str, Any], condition: str, order: str) -> list[str]:
@@ -235,7 +157,3 @@ def _sql(output: str, record: Mapping[str, Any], condition: str, order: str) -> 
         f"WHERE run_id = '{record['run_id']}' AND {condition}",
         f"ORDER BY {order};",
     ]
-
-
-def _csp_digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

@@ -106,7 +106,9 @@ class _First:
         return [ScoreRow(**row) for table in self.kept for row in table.to_pylist()]
 
 
-def read_rows(output: str, dt: str, run_id: str, categories: Sequence[str], *, worst: int, listed: int) -> RunRows:
+def read_rows(
+    output: str, dt: str, run_id: str, categories: Sequence[str], *, worst: int, listed: int, unlisted: Sequence[str] = ()
+) -> RunRows:
     """Reads the published rows of a run once, and keeps what the report shows.
 
     Args:
@@ -116,14 +118,16 @@ def read_rows(output: str, dt: str, run_id: str, categories: Sequence[str], *, w
         categories: of the run.
         worst: flagged images to keep of each category.
         listed: flagged images, and images without a score, to keep of all categories.
+        unlisted: statuses of images without a score that are counted and not kept.
     """
     found = RunRows({category: CategoryRows() for category in categories}, [], [])
     flagged, not_scored = _First(listed, WORST_FIRST), _First(listed, BY_PLACE)
+    passed_over = pa.array(unlisted, pa.string())
     worst_of = {category: _First(worst, WORST_FIRST) for category in categories}
     for rows in _batches(output, dt, run_id, categories):
         is_scored = pc.is_in(rows["status"], value_set=pa.array(SCORED_STATUSES))
         is_flagged = pc.and_(is_scored, pc.not_equal(rows["status"], "ok"))
-        not_scored.see(rows.filter(pc.invert(is_scored)))
+        not_scored.see(rows.filter(pc.invert(pc.or_(is_scored, pc.is_in(rows["status"], value_set=passed_over)))))
         flagged.see(rows.filter(is_flagged))
         for category in pc.unique(rows["category"]).to_pylist():
             _count(found.categories[category], rows.filter(pc.field("category") == category))

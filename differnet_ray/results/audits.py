@@ -4,6 +4,8 @@ OUTPUT/audit/lease.json                            who works on one
 OUTPUT/audit/plan.json                             the audit in work: its night, models and options, and the ledger after it
 OUTPUT/audit/plan/manifest/*.parquet               its images
 OUTPUT/audit/nights/dt=YYYY-MM-DD/AUDIT_ID.json    the audits of a night that are done; with AUDIT_ID.no-category.csv
+OUTPUT/audit/nights/dt=YYYY-MM-DD/AUDIT_ID.next-fit/CATEGORY.parquet    images that are proposed for a fit
+OUTPUT/audit/audit.json                            the record of the newest one
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from typing import Any
+from urllib.parse import quote
 
 from differnet_ray.errors import StorageError
 from differnet_ray.results.ledger import AUDIT_FOLDER, Comparison, Ledger, read_ledger, write_ledger
 from differnet_ray.results.runs import UNPLACED, Run, plan_run
-from differnet_ray.storage.files import delete, list_files, read_bytes, write_bytes
+from differnet_ray.storage.files import delete, list_files, list_folders, read_bytes, write_bytes
 from differnet_ray.storage.locations import join
 
-PLAN, PLAN_FILE, NIGHTS, LEASE = "plan", "plan.json", "nights", "lease.json"
+PLAN, PLAN_FILE, NIGHTS, LEASE, NEWEST = "plan", "plan.json", "nights", "lease.json", "audit.json"
 RECORD_VERSION = 1
 
 
@@ -126,17 +129,25 @@ def drop_plan(output: str) -> None:
     delete(join(output, AUDIT_FOLDER, PLAN))
 
 
-def finish(
-    output: str, plan: AuditPlan, run_record: Mapping[str, Any] | None, report: str | None, alarms: Sequence[str] = ()
+def write_record(
+    output: str,
+    plan: AuditPlan,
+    run_record: Mapping[str, Any] | None,
+    report: str,
+    alarms: Sequence[Mapping[str, Any]] = (),
+    proposals: Sequence[Mapping[str, Any]] = (),
+    verdicts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Once all else is done: records the audit, then updates the ledger, which is what makes it done.
+    """Records an audit whose night is judged, in its night and as the newest one; its pages and the ledger are left to do.
 
     Args:
         output: canonical URI of the results.
         plan: the audit.
         run_record: the content of the file of its run; None where there was no image to score.
-        report: URI of its page.
-        alarms: reasons, in words.
+        report: URI of the page of the night.
+        alarms: of `pipeline.drift.Alarm.as_json`.
+        proposals: what to do, of `pipeline.proposals.Proposal`.
+        verdicts: verdict of a category (`drift_table.VERDICTS`) to how many have it.
 
     Returns:
         Its record.
@@ -158,29 +169,52 @@ def finish(
         "category_counts": run_record["category_counts"] if run_record else {},
         "report": report,
         "alarms": list(alarms),
+        "proposals": list(proposals),
+        "verdicts": dict(verdicts or {}),
         "started_at": plan.started_at,
         "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
     with suppress(FileNotFoundError):
         unplaced = read_bytes(f"{planned_images(output)}.{UNPLACED}")
-        write_bytes(join(_night(output, plan.dt), f"{plan.audit_id}.{UNPLACED}"), unplaced)
-    write_bytes(join(_night(output, plan.dt), f"{plan.audit_id}.json"), _json(record))
+        write_bytes(join(night_of(output, plan.dt), f"{plan.audit_id}.{UNPLACED}"), unplaced)
+    write_bytes(join(night_of(output, plan.dt), f"{plan.audit_id}.json"), _json(record))
+    write_bytes(join(output, AUDIT_FOLDER, NEWEST), _json(record))
+    return record
+
+
+def finish(output: str, plan: AuditPlan) -> None:
+    """Once all else is done: updates the ledger, which is what makes an audit done."""
     write_ledger(output, plan.ledger)
     drop_plan(output)
-    return record
+
+
+def audited_nights(output: str) -> list[date]:
+    """The nights that have been audited, the oldest first."""
+    return [date.fromisoformat(name.removeprefix("dt=")) for name in list_folders(join(output, AUDIT_FOLDER, NIGHTS))]
 
 
 def audits_of(output: str, dt: date) -> list[dict[str, Any]]:
     """The records of the audits of a night, the oldest first."""
     try:
-        uris = [file.uri for file in list_files(_night(output, dt)) if file.uri.endswith(".json")]
+        uris = [file.uri for file in list_files(night_of(output, dt)) if file.uri.endswith(".json")]
     except FileNotFoundError:
         return []
     return sorted((json.loads(read_bytes(uri)) for uri in uris), key=lambda record: str(record["finished_at"]))
 
 
-def _night(output: str, dt: date) -> str:
+def no_category_of(output: str, record: Mapping[str, Any]) -> str:
+    """Where the images of an audit are named that have no category, or several."""
+    return join(night_of(output, record["dt"]), f"{record['audit_id']}.{UNPLACED}")
+
+
+def night_of(output: str, dt: date | str) -> str:
+    """URI of the folder of a night's audits."""
     return join(output, AUDIT_FOLDER, NIGHTS, f"dt={dt}")
+
+
+def next_fit_uri(output: str, plan: AuditPlan, category: str) -> str:
+    """URI of the images that an audit proposes for the next fit of a category."""
+    return join(night_of(output, plan.dt), f"{plan.audit_id}.next-fit", f"{quote(category, safe='')}.parquet")
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ from differnet_ray.tables import SCORES
 Kind = Literal["staged work", "index cache", "page", "run without rows", "open upload"]
 SECONDS_PER_DAY = 24 * 3600
 INDEX, REPORTS = "_index", "reports"
+NIGHT_INDEX = "index.html"  # of the pages: it is kept up, however long ago a night was
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def leftovers(output: str, keep_days: int, reports: str | None = None) -> list[L
     for file in _files(join(output, INDEX)):
         found += old("index cache", file.uri, [file])
     for file in _files(reports or join(output, REPORTS)):
-        if file.uri.endswith(".html"):
+        if file.uri.endswith(".html") and name_of(file.uri) != NIGHT_INDEX:
             found += old("page", file.uri, [file])
     run_files = _files(join(output, RUNS_FOLDER))
     if run_files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -19,11 +20,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from said import json_of, run
+from webhook_server import receiving
 
+from differnet_ray import cli
 from differnet_ray.cli import audit as verb
 from differnet_ray.distributed import audit as job
-from differnet_ray.report import run_report
+from differnet_ray.report import night_index, night_report, run_report
 from differnet_ray.results import audits, scores
+from differnet_ray.results.drift_table import drift_before
 from differnet_ray.results.ledger import read_ledger, row_groups
 from differnet_ray.storage.lease import lease
 from differnet_ray.storage.locations import canonical, join
@@ -65,6 +69,10 @@ def ledger_of(output: Path) -> list[dict[str, Any]]:
     files = read_ledger(root).files.values()
     groups = [group for name in files for group in row_groups(join(root, "audit", "ledger", name))]
     return pa.concat_tables(groups).sort_by("image_id").to_pylist()
+
+
+def drift_of(output: Path) -> list[dict[str, Any]]:
+    return drift_before(canonical(str(output)), date(2027, 1, 1), 1000).to_pylist() if (output / "drift").exists() else []
 
 
 def totals(record: dict[str, Any]) -> dict[str, int]:
@@ -133,7 +141,15 @@ def test_a_night_is_what_is_new_changed_late_and_gone(nights: Audits) -> None:
     assert audits.audits_of(canonical(str(nights.output)), date(2026, 1, 31)) == [record]
     assert record["counts"].pop("unreadable") == 1
     assert sum(record["counts"].values()) == 6
-    assert Path(record["report"].removeprefix("file://")).is_file()
+    pages = nights.output / "reports"
+    assert record["report"] == canonical(str(pages / "night-2026-01-31.html"))
+    page = (pages / "night-2026-01-31.html").read_text(encoding="utf-8")
+    assert f'href="{record["run_id"]}.html"' in page
+    assert 'href="night-2026-01-30.html"' in page
+    assert "broken.jpg" in page
+    assert (pages / f"{record['run_id']}.html").is_file()
+    index = (pages / "index.html").read_text(encoding="utf-8")
+    assert index.index("night-2026-01-31.html") < index.index("night-2026-01-30.html")
     assert record["n_listed"] == record["n_audited"] == len(ledger_of(nights.output)) == 9
     by_night = Counter(str(row["dt"]) for row in rows_of(nights.output))
     assert by_night == {"2026-01-30": 4, "2026-01-31": 7}
@@ -152,6 +168,17 @@ def test_a_night_is_what_is_new_changed_late_and_gone(nights: Audits) -> None:
     assert totals(nights.audit("2026-02-02", "--all", "--dry-run")[0]) == {"again": 9}
 
 
+def test_the_page_over_all_nights_is_written_anew_without_an_audit(nights: Audits) -> None:
+    index = nights.output / "reports" / "index.html"
+    before = index.read_bytes()
+    index.unlink()
+    assert run("audit", "--index", "--output", str(nights.output)).output.strip() == canonical(str(index))
+    assert index.read_bytes() == before
+    for missing, given in (("--input", ["--models", "m"]), ("--models", ["--input", "a"])):
+        said = run("audit", "--output", str(nights.output), *given, exit_code=2)
+        assert f"Missing option '{missing}'" in said.stderr
+
+
 def test_images_of_an_unknown_category_alone_are_a_night_too(nights: Audits) -> None:
     nights.put("line1/2026-01-31/new product/0.jpg", "plate/test/good/00.jpg")
     (record,) = nights.audit("2026-01-31", exit_code=4)
@@ -168,6 +195,8 @@ STEPS: list[tuple[Any, str]] = [  # of an audit, in order
     (job, "write_plan"),
     (job, "score_archive"),
     (run_report, "write_run_report"),
+    (night_report, "write_night_report"),
+    (night_index, "write_night_index"),
     (audits, "write_ledger"),
     (audits, "drop_plan"),
 ]
@@ -239,5 +268,55 @@ def test_an_audit_that_is_killed_at_random_moments_leaves_what_one_that_is_not_l
         assert audit(night, 300) == 0
         assert rows_of(killed) == rows_of(undisturbed)
         assert ledger_of(killed) == ledger_of(undisturbed)
+        assert drift_of(killed) == drift_of(undisturbed) != []
     assert [path.name for path in (killed / "_staging").iterdir()] == []
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_alarms_are_told_and_recorded_before_the_ledger_and_again_where_a_kill_came_between(
+    nights: Audits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text("[at_most]\nimages = 1\n")
+    nights.put("line2/2026-01-31/lid/0.jpg", "lid/test/good/00.jpg")
+    nights.put("line2/2026-01-31/lid/1.jpg", "lid/test/good/01.jpg")
+    before = ledger_of(nights.output)
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*args: object, **options: object) -> None:
+        raise Killed
+
+    with receiving() as server:
+        monkeypatch.setenv("DIFFERNET_WEBHOOK", server.url)
+        command = arguments(nights.archive, nights.models, nights.output, "2026-01-31")
+        with monkeypatch.context() as patch:
+            patch.setattr(audits, "write_ledger", dies)
+            with pytest.raises(Killed):
+                cli.main.main(["audit", *command, "--limits", str(limits)], standalone_mode=False)
+        assert ledger_of(nights.output) == before
+        (record,) = nights.audit("2026-01-31", "--limits", str(limits), exit_code=3)
+        told = [got["body"] for got in server.received]
+    assert [body["audit_id"] for body in told] == [record["audit_id"]] * 2  # at least once
+    assert told[1] == record == json.loads((nights.output / "audit" / "audit.json").read_text())
+    assert {alarm["measure"] for alarm in record["alarms"]} == {"images"}
+    assert record["alarms"][0]["text"].startswith("lid: ")
+    assert {proposal["action"] for proposal in record["proposals"]} == {"check upload"}
+
+
+def test_a_webhook_that_fails_is_a_warning_and_healthy_nights_are_told_where_that_is_asked_for(nights: Audits) -> None:
+    nights.put("line2/2026-01-31/lid/0.jpg", "lid/test/good/00.jpg")
+    command = arguments(nights.archive, nights.models, nights.output, "2026-01-31")
+    with receiving(404) as server:
+        said = run("audit", *command, "--webhook", server.url, "--webhook-always")
+        assert "WARNING: webhook 127.0.0.1: answered 404 Not Found" in said.stderr
+        assert "s3cr3t" not in said.output
+        assert [got["body"]["alarms"] for got in server.received] == [[]]
+        nights.put("line2/2026-02-01/lid/1.jpg", "lid/test/good/01.jpg")
+        command = arguments(nights.archive, nights.models, nights.output, "2026-02-01")
+        run("audit", *command, "--webhook", server.url)  # nothing alarms
+        assert len(server.received) == 1
+        (nights.archive / "line2/2026-02-01/lid/broken.jpg").write_bytes(b"\xff\xd8\xff cut off")
+        run("audit", *command, "--webhook", server.url, exit_code=4)
+        assert server.received[1]["body"]["counts"] == {"unreadable": 1}

@@ -3,75 +3,23 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from staged_runs import a_run, publish_staged, stage
-from stored_models import a_model
+from plant_nights import FIRST, LIMITS, Change, Plant, only
 
-from differnet_ray.archives.index import image_id
 from differnet_ray.errors import ConfigError
 from differnet_ray.limits import MEASURES, AlarmLimits, KnownEvent, Muted
 from differnet_ray.pipeline.drift import NightDrift, drift_of_night
-from differnet_ray.results.drift_table import drift_before, write_drift
+from differnet_ray.results.drift_table import drift_before
 from differnet_ray.storage.locations import canonical
-from differnet_ray.store.model_store import ModelStore
-from differnet_ray.tables import CALIBRATION, DRIFT, MANIFEST, STAGED, conform
+from differnet_ray.tables import DRIFT, conform
 
-FIRST = date(2026, 1, 1)
 HEALTHY = 9
-THRESHOLD, REVIEW = 12.0, 6.0
-LIMITS = AlarmLimits(false_alarms_per_year=4)
-Change = Callable[[int, str, dict[str, Any], np.random.Generator], dict[str, Any] | None]
-
-
-class Plant:
-    """Two categories on two lines, whose nights are published one after the other."""
-
-    def __init__(self, root: Path) -> None:
-        self.output, self.models = canonical(str(root / "results")), canonical(str(root / "models"))
-        self.rng, store = np.random.default_rng(0), ModelStore(self.models)
-        self.versions = {}
-        for category in ("lid", "screw"):
-            uris = [f"s3://plant/{category}/good/{n}.png" for n in range(200)]
-            scores = np.exp(self.rng.standard_normal(200))
-            columns = {"image_id": [image_id(uri) for uri in uris], "uri": uris, "anomaly_score": scores}
-            columns |= {"score_std": scores / 10, "group": np.arange(200)}
-            model = a_model(category, calibration=pa.table(columns, schema=CALIBRATION.schema))
-            decision = replace(model.decision, threshold=THRESHOLD, review_threshold=REVIEW, n_images=200, n_groups=200)
-            self.versions[category] = store.publish(replace(model, decision=decision))
-
-    def night(self, day: int, change: Change | None = None, limits: AlarmLimits = LIMITS) -> NightDrift:
-        """Publishes a night and judges it; its rows of `drift` become visible."""
-        dt = FIRST + timedelta(days=day)
-        run = a_run(listing_digest=str(day), dt=dt)
-        manifest, rows = [], []
-        for category in self.versions:
-            shift = 0.05 * self.rng.standard_normal()
-            for n in range(240 + int(self.rng.integers(-10, 10))):
-                uri = f"s3://plant/{category}/{dt}/{n}.png"
-                score = float(np.exp(shift + self.rng.standard_normal()))
-                row = {"image_id": image_id(uri), "uri": uri, "category": category, "score": score, "error": None}
-                row |= {"attributes": [("line", "AB"[n % 2]), ("name", str(n))]}
-                changed = row if change is None else change(n, category, row, self.rng)
-                if changed is None:
-                    continue
-                manifest.append({name: changed[name] for name in ("image_id", "uri", "category", "attributes")})
-                score, error = changed.pop("score"), changed["error"]
-                status = error or ("anomalous" if score >= THRESHOLD else "review" if score >= REVIEW else "ok")
-                scored = {} if error else {"anomaly_score": score, "model_version": self.versions[category]}
-                rows.append(changed | {"dt": dt, "run_id": run.run_id, "status": status} | scored)
-        stage(self.output, run, conform(pa.Table.from_pylist(rows, schema=STAGED), STAGED))
-        publish_staged(self.output, run, conform(pa.Table.from_pylist(manifest, schema=MANIFEST.schema), MANIFEST.schema))
-        found = drift_of_night(self.output, dt, self.models, limits)
-        write_drift(self.output, dt, found.rows)
-        return found
 
 
 def alarmed(found: NightDrift, verdict: str = "alarm") -> set[tuple[str, str, str]]:
@@ -119,6 +67,13 @@ def test_what_is_observed_is_what_was_published(healthy_plant: tuple[Plant, list
     assert "name" not in found.rows["attribute"].to_pylist()  # an attribute of its own for every image
 
 
+@pytest.mark.parametrize("n_images", [12, 40])
+def test_parts_of_a_few_images_do_not_alarm_of_themselves(n_images: int, tmp_path: Path) -> None:
+    plant = Plant(tmp_path, ("lid",), n_images=n_images)
+    for day in range(12):
+        assert plant.night(day).alarms == ()
+
+
 def test_before_there_are_nights_the_calibration_set_is_the_reference(
     healthy_plant: tuple[Plant, list[NightDrift]],
 ) -> None:
@@ -141,24 +96,11 @@ def judged(plant: Plant, change: Change, limits: AlarmLimits = LIMITS, day: int 
     return plant.night(day, change, limits)
 
 
-def only(category: str, line: str = "AB", **changes: Any) -> Change:
-    """Changes the rows of a category and line; `score` is a function of the old one, `share` says of how many."""
-
-    def change(n: int, of: str, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any] | None:
-        if of != category or "AB"[n % 2] not in line or rng.random() > changes.get("share", 1.0):
-            return row
-        if changes.get("gone"):
-            return None
-        return row | {"score": changes.get("score", lambda x: x)(row["score"]), "error": changes.get("error")}
-
-    return change
-
-
 def test_scores_that_shift_on_one_line_name_the_line(healthy_plant: tuple[Plant, list[NightDrift]]) -> None:
     found = judged(healthy_plant[0], only("screw", "B", score=lambda x: x * np.e**2))
     assert ("screw", "B", "score_median") in alarmed(found)
     assert {(category, value) for category, value, _ in alarmed(found)} <= {("screw", "B"), ("screw", "")}
-    assert any(line.startswith("screw, line B: ") for line in found.alarms)
+    assert any(alarm.text.startswith("screw, line B: ") for alarm in found.alarms)
 
 
 def test_a_new_defect_is_more_anomalous_images_than_the_calibration_set_explains(

@@ -14,8 +14,10 @@ from PIL import Image
 from staged_runs import a_run, manifest_of, published_run
 
 from differnet_ray.errors import ConfigError, StorageError
+from differnet_ray.report import page as pages
 from differnet_ray.report import run_report
-from differnet_ray.report.run_report import visible, write_run_report
+from differnet_ray.report.page import visible
+from differnet_ray.report.run_report import write_run_report
 from differnet_ray.storage.locations import canonical
 
 
@@ -85,7 +87,7 @@ def test_counts_of_the_run_stand_in_the_table(page: str, made: MadeRun) -> None:
     scored = sum(counts[status] for status in ("ok", "review", "anomalous"))
     total = re.findall(r"<tfoot>(.*?)</tfoot>", page, re.DOTALL)[0]
     assert f"{made.record['n_images']:,}" in total
-    assert run_report.percent(counts["anomalous"], scored) in total
+    assert pages.percent(counts["anomalous"], scored) in total
     assert "<dt>not an image</dt><dd>12</dd>" in page
 
 

@@ -11,7 +11,8 @@ import pytest
 from made_runs import CATEGORIES, MEMBERS, NAMES, REASONS, MadeRun, made_run, path_of
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from differnet_ray.report.run_report import visible, write_run_report
+from differnet_ray.report.page import visible
+from differnet_ray.report.run_report import write_run_report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser `chromium` on the PATH")

@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 from differnet_ray import cli
 
 
-def run(verb: str, *arguments: object, exit_code: int | None = 0) -> Result:
-    """Runs a verb, which must end with the exit code, unless that is None."""
+def run(verb: str, *arguments: object, exit_code: int = 0) -> Result:
+    """Runs a verb, which must end with the exit code."""
     result = CliRunner().invoke(cli.main, [verb, *map(str, arguments)])
-    assert exit_code in (None, result.exit_code), result.output + str(result.exception)
+    assert result.exit_code == exit_code, result.output + str(result.exception)
     return result
 
 

@@ -3,6 +3,8 @@
 
 const order = new Intl.Collator(undefined, { numeric: true });
 
+const differs = (choice, value) => Boolean(choice?.value) && choice.value !== value; // not every table has each choice
+
 function addFilter(form) {
   const rows = [...document.getElementById(form.dataset.for).tBodies[0].rows];
   const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
@@ -12,10 +14,7 @@ function addFilter(form) {
     const wanted = text.value.trim().toLowerCase();
     let shown = 0;
     for (const row of rows) {
-      row.hidden =
-        (category.value !== "" && row.dataset.category !== category.value) ||
-        (status.value !== "" && row.dataset.status !== status.value) ||
-        !words.get(row).includes(wanted);
+      row.hidden = differs(category, row.dataset.category) || differs(status, row.dataset.status) || !words.get(row).includes(wanted);
       shown += !row.hidden;
     }
     count.textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`;
