@@ -42,9 +42,13 @@ types: $(STAMP)  ## mypy --strict on the package and the jobs
 bench: $(STAMP)  ## the speed figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet
+
 lock: $(STAMP)  ## the pinned dependencies again, from pyproject.toml and tests/*/requirements.in
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o requirements.lock
-	for kind in s3 spark; do $(BIN)/uv pip compile tests/$$kind/requirements.in --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet -o tests/$$kind/requirements.txt; done
+	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
+	$(COMPILE) --no-annotate pyproject.toml --constraints requirements.lock -o cluster/requirements.txt
+	echo 'hatchling>=1.25' | $(COMPILE) --no-annotate - --constraints requirements.lock -o cluster/docker/build-requirements.txt
+	for kind in s3 spark; do $(COMPILE) tests/$$kind/requirements.in -o tests/$$kind/requirements.txt; done
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
