@@ -17,9 +17,9 @@ LIMIT = "limit"  # a limit that people set holds for the very row
 def attributed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a night, of which those alarms that another one accounts for have the verdict `elsewhere`.
 
-    By category and measure: where some parts of an attribute have one (also a muted one) and others are as usual, it is theirs and
-    not the category's; where none is as usual, it is the category's, if that has it as well. A part is as usual that has no
-    alarm and is not even suspect: one of many tests must be surer than that to alarm.
+    By category and measure: where some parts of an attribute have one (also a muted one) and others are as usual, it is theirs
+    and not the category's; where none is as usual, it is the category's, if that has it as well. A part is as usual that has
+    no alarm and is not even suspect: one of many tests must be surer than that to alarm.
 
     Args:
         rows: `tables.DRIFT`.
