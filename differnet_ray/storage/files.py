@@ -24,6 +24,7 @@ from differnet_ray.storage.locations import FILE, S3, join, name_of
 
 PATIENCE, SECONDS_BETWEEN_LOOKS = 60.0, 2.0  # with a store that does not answer at all
 READ_THREADS = 8  # that may read side by side: they wait for storage
+NAMED = 60  # characters of a file's name in that of its temporary file: a name has at most 255 bytes
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # exFAT, SMB and some FUSE file systems
 
 
@@ -168,7 +169,8 @@ def write_bytes(uri: str, data: bytes, *, create_only: bool = False) -> None:
 def _save(path: str, data: bytes, create_only: bool) -> bool:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
+    prefix = f".{name[:NAMED]}."  # what a kill leaves is hidden, and says what it was of
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, delete=False) as file:
         try:
             file.write(data)
             file.flush()

@@ -56,6 +56,12 @@ def test_what_is_written_is_read_listed_and_removed_under_any_name(files: dict[s
     assert listed(join(root, "folder")) == {}
 
 
+@pytest.mark.parametrize("name", [255 * "n", 63 * "🔩"])
+def test_a_name_may_be_as_long_as_a_disk_allows(name: str, tmp_path: Path) -> None:
+    write_bytes(canonical(str(tmp_path / name)), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_file_is_replaced_whole_under_the_eyes_of_a_reader(root: str) -> None:
     uri, contents = join(root, "file"), [letter * 200_000 for letter in (b"a", b"bb", b"c")]
     write_bytes(uri, contents[0])
