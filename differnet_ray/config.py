@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from differnet_ray.errors import ConfigError
+from differnet_ray.errors import ConfigError, require
 
 MAP_KINDS = ("activation", "gradient")
 FIRST_LAYERS = ("none", "standardize", "whiten", "whiten_covariance")
@@ -27,11 +27,6 @@ SMALLEST_SCALE = 63  # pixels: the smallest side that survives AlexNet's stem an
 OLDER: dict[str, dict[str, Any]] = {"maps": {"map_kind": "gradient"}, "calibration": {"group_by": NO_GROUPS}}
 """What held before recipes could say otherwise, where that is not the default of today."""
 GreyRange = tuple[float, float]  # the grey values that are black and white
-
-
-def _require(condition: bool, key: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(f"{key} = {value!r} is not allowed: expected {allowed}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class ImageConfig:
     def __post_init__(self) -> None:
         if self.grey_range is not None:
             ordered = len(self.grey_range) == 2 and -math.inf < self.grey_range[0] < self.grey_range[1] < math.inf
-            _require(ordered, "grey_range", self.grey_range, "two finite numbers, LOW < HIGH, such as (0, 4095)")
+            require(ordered, "grey_range", self.grey_range, "two finite numbers, LOW < HIGH, such as (0, 4095)")
 
 
 @dataclass(frozen=True)
@@ -76,23 +71,23 @@ class ExtractorConfig:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        _require(self.n_scales in range(1, 6), "n_scales", self.n_scales, "1 to 5")
+        require(self.n_scales in range(1, 6), "n_scales", self.n_scales, "1 to 5")
         smallest, step = SMALLEST_SCALE * 2 ** (self.n_scales - 1), 2 ** (self.n_scales - 1)
-        _require(
+        require(
             smallest <= self.image_size <= 4096 and self.image_size % step == 0,
             "image_size",
             self.image_size,
             f"{smallest} to 4096 and a multiple of {step}, for n_scales = {self.n_scales}",
         )
         of_timm = self.network.startswith(TIMM)
-        _require(of_timm or self.network == ALEXNET, "network", self.network, f"{ALEXNET}, or any {TIMM}NAME")
+        require(of_timm or self.network == ALEXNET, "network", self.network, f"{ALEXNET}, or any {TIMM}NAME")
         ordered = all(a < b for a, b in pairwise((-1, *self.layers)))
-        _require(ordered and bool(self.layers) == of_timm, "layers", self.layers, f"rising numbers from 0 on, of {TIMM}NAME")
+        require(ordered and bool(self.layers) == of_timm, "layers", self.layers, f"rising numbers from 0 on, of {TIMM}NAME")
         n = len(self.layers) or 1
-        _require(len(self.channels) == n and min(self.channels) > 0, "channels", self.channels, f"{n} positive numbers")
+        require(len(self.channels) == n and min(self.channels) > 0, "channels", self.channels, f"{n} positive numbers")
         for key in ("mean", "std"):
-            _require(len(getattr(self, key)) == 3, key, getattr(self, key), "3 numbers")
-        _require(min(self.std) > 0, "std", self.std, "positive numbers")
+            require(len(getattr(self, key)) == 3, key, getattr(self, key), "3 numbers")
+        require(min(self.std) > 0, "std", self.std, "positive numbers")
 
     @property
     def n_features(self) -> int:
@@ -115,13 +110,13 @@ class TransformConfig:
     pooled: bool = False  # features are averaged over the fixed set before the flow, in fitting and at scoring
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.pooled, bool), "pooled", self.pooled, "true or false")
-        _require(self.pose in (*POSES, AUTO), "pose", self.pose, ", ".join((*POSES, AUTO)))
-        _require(1 <= self.n_transforms <= 1024, "n_transforms", self.n_transforms, "1 to 1024")
-        _require(0 <= self.brightness < 1, "brightness", self.brightness, "0 <= brightness < 1")
-        _require(0 <= self.contrast < 1, "contrast", self.contrast, "0 <= contrast < 1")
+        require(isinstance(self.pooled, bool), "pooled", self.pooled, "true or false")
+        require(self.pose in (*POSES, AUTO), "pose", self.pose, ", ".join((*POSES, AUTO)))
+        require(1 <= self.n_transforms <= 1024, "n_transforms", self.n_transforms, "1 to 1024")
+        require(0 <= self.brightness < 1, "brightness", self.brightness, "0 <= brightness < 1")
+        require(0 <= self.contrast < 1, "contrast", self.contrast, "0 <= contrast < 1")
         repeats = self.pose == "quarter" and not self.brightness and not self.contrast
-        _require(
+        require(
             self.n_transforms <= 4 or not repeats,
             "n_transforms",
             self.n_transforms,
@@ -130,7 +125,7 @@ class TransformConfig:
 
     def posed(self, pose: str) -> TransformConfig:
         """The same for another pose, with no more transforms than pay there."""
-        _require(pose in (*POSES, AUTO), "pose", pose, ", ".join((*POSES, AUTO)))
+        require(pose in (*POSES, AUTO), "pose", pose, ", ".join((*POSES, AUTO)))
         return replace(self, pose=pose, n_transforms=min(self.n_transforms, POSE_TRANSFORMS.get(pose, self.n_transforms)))
 
 
@@ -151,13 +146,13 @@ class FlowConfig:
         return 2 * self.n_blocks * ((half + 1) * hidden + 2 * (hidden + 1) * hidden + (hidden + 1) * n_features)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.n_blocks <= 64, "n_blocks", self.n_blocks, "0 to 64")
-        _require(1 <= self.hidden <= 16384, "hidden", self.hidden, "1 to 16384")
-        _require(self.clamp_alpha > 0, "clamp_alpha", self.clamp_alpha, "a positive number")
-        _require(0 < self.power <= 1, "power", self.power, "0 < power <= 1")
-        _require(0 < self.shrinkage < 1, "shrinkage", self.shrinkage, "0 < shrinkage < 1")
+        require(0 <= self.n_blocks <= 64, "n_blocks", self.n_blocks, "0 to 64")
+        require(1 <= self.hidden <= 16384, "hidden", self.hidden, "1 to 16384")
+        require(self.clamp_alpha > 0, "clamp_alpha", self.clamp_alpha, "a positive number")
+        require(0 < self.power <= 1, "power", self.power, "0 < power <= 1")
+        require(0 < self.shrinkage < 1, "shrinkage", self.shrinkage, "0 < shrinkage < 1")
         allowed = FIRST_LAYERS if self.n_blocks else FIRST_LAYERS[1:]
-        _require(self.first_layer in allowed, "first_layer", self.first_layer, ", ".join(allowed))
+        require(self.first_layer in allowed, "first_layer", self.first_layer, ", ".join(allowed))
 
 
 @dataclass(frozen=True)
@@ -179,24 +174,22 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for key in ("epochs", "images_per_batch", "transforms_per_image", "fresh_epochs"):
-            _require(1 <= getattr(self, key) <= 1_000_000, key, getattr(self, key), "1 to 1000000")
+            require(1 <= getattr(self, key) <= 1_000_000, key, getattr(self, key), "1 to 1000000")
         for key in ("learning_rate", "eps"):
-            _require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
-        _require(
-            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers, 0 <= beta < 1"
-        )
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
-        _require(
+            require(getattr(self, key) > 0, key, getattr(self, key), "a positive number")
+        require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers, 0 <= beta < 1")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
+        require(
             self.max_grad_norm is None or self.max_grad_norm > 0,
             "max_grad_norm",
             self.max_grad_norm,
             "positive or none",
         )
-        _require(self.patience is None or self.patience >= 1, "patience", self.patience, "1 or more, or none")
-        _require(
+        require(self.patience is None or self.patience >= 1, "patience", self.patience, "1 or more, or none")
+        require(
             0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "0 < validation_fraction < 1"
         )
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "0 <= seed < 2^63")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "0 <= seed < 2^63")
 
 
 @dataclass(frozen=True)
@@ -211,12 +204,12 @@ class CalibrationConfig:
     review_fpr: float = 0.05  # share of good images at or above the review threshold
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.group_by, str) and bool(self.group_by), "group_by", self.group_by, GROUP_BY)
-        _require(0 < self.holdout_fraction < 1, "holdout_fraction", self.holdout_fraction, "0 < fraction < 1")
-        _require(0 <= self.cross_fit_below <= 1_000_000, "cross_fit_below", self.cross_fit_below, "0 to 1000000")
-        _require(self.folds == 0 or 2 <= self.folds <= 100, "folds", self.folds, "0 for never, or 2 to 100")
-        _require(0 < self.target_fpr < 1, "target_fpr", self.target_fpr, "0 < target_fpr < 1")
-        _require(self.target_fpr <= self.review_fpr < 1, "review_fpr", self.review_fpr, "target_fpr <= review_fpr < 1")
+        require(isinstance(self.group_by, str) and bool(self.group_by), "group_by", self.group_by, GROUP_BY)
+        require(0 < self.holdout_fraction < 1, "holdout_fraction", self.holdout_fraction, "0 < fraction < 1")
+        require(0 <= self.cross_fit_below <= 1_000_000, "cross_fit_below", self.cross_fit_below, "0 to 1000000")
+        require(self.folds == 0 or 2 <= self.folds <= 100, "folds", self.folds, "0 for never, or 2 to 100")
+        require(0 < self.target_fpr < 1, "target_fpr", self.target_fpr, "0 < target_fpr < 1")
+        require(self.target_fpr <= self.review_fpr < 1, "review_fpr", self.review_fpr, "target_fpr <= review_fpr < 1")
 
 
 @dataclass(frozen=True)
@@ -229,10 +222,10 @@ class MapConfig:
     downsample: int = 4  # a stored map has H / downsample pixels a side
 
     def __post_init__(self) -> None:
-        _require(self.map_kind in MAP_KINDS, "map_kind", self.map_kind, " or ".join(MAP_KINDS))
-        _require(1 <= self.n_rotations <= 1024, "n_rotations", self.n_rotations, "1 to 1024")
-        _require(self.sigma > 0, "sigma", self.sigma, "a positive number of pixels")
-        _require(self.downsample in (1, 2, 4, 8), "downsample", self.downsample, "1, 2, 4 or 8")
+        require(self.map_kind in MAP_KINDS, "map_kind", self.map_kind, " or ".join(MAP_KINDS))
+        require(1 <= self.n_rotations <= 1024, "n_rotations", self.n_rotations, "1 to 1024")
+        require(self.sigma > 0, "sigma", self.sigma, "a positive number of pixels")
+        require(self.downsample in (1, 2, 4, 8), "downsample", self.downsample, "1, 2, 4 or 8")
 
 
 @dataclass(frozen=True)
@@ -248,7 +241,7 @@ class Recipe:
     images: ImageConfig = field(default_factory=ImageConfig)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.extractor.image_size % self.maps.downsample == 0,
             "maps.downsample",
             self.maps.downsample,
@@ -284,10 +277,10 @@ class Recipe:
         }
         parts: dict[str, Any] = {}
         for name, entries in values.items():
-            _require(name in sections, "recipe section", name, ", ".join(sections))
+            require(name in sections, "recipe section", name, ", ".join(sections))
             known, entries = sections[name].__dataclass_fields__, {**OLDER.get(name, {}), **entries}
             for key in entries:
-                _require(key in known, f"{name} key", key, ", ".join(known))
+                require(key in known, f"{name} key", key, ", ".join(known))
             try:
                 parts[name] = sections[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
             except TypeError as error:  # a text or a null where a number is compared
@@ -310,7 +303,7 @@ class Recipe:
             section = getattr(self, name)
             own = {key: wanted.pop(key) for key in section.__dataclass_fields__ if key in wanted}
             sections[name] = replace(section, **own)
-        _require(not wanted, "recipe key", ", ".join(wanted), "a key of one of the recipe's sections")
+        require(not wanted, "recipe key", ", ".join(wanted), "a key of one of the recipe's sections")
         return Recipe(**sections)
 
 
@@ -345,5 +338,5 @@ def preset(name: str) -> Recipe:
     Raises:
         ConfigError: there is none.
     """
-    _require(name in PRESETS, "preset", name, ", ".join(PRESETS))
+    require(name in PRESETS, "preset", name, ", ".join(PRESETS))
     return PRESETS[name]

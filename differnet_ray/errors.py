@@ -87,3 +87,13 @@ class LeaseError(DifferNetError):
 
 class ReconciliationError(DifferNetError):
     """The rows of a run are not exactly the images of its manifest."""
+
+
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Refuses the value of a setting.
+
+    Raises:
+        ConfigError: the condition does not hold; names the key, the value and what is allowed.
+    """
+    if not condition:
+        raise ConfigError(f"{key} = {value!r} is not allowed: expected {allowed}")

@@ -11,18 +11,13 @@ from dataclasses import dataclass, field, fields
 from datetime import date
 from typing import Any
 
-from differnet_ray.errors import ConfigError
+from differnet_ray.errors import ConfigError, require
 
 ANY = "*"  # every category, attribute or value
 RATES = ("anomalous_rate", "review_rate", "outside_rate", "unreadable_rate", "missing_rate")
 VALUES = ("score_median", "score_q90", "brightness", "contrast", "sharpness")
 VOLUME = "images"
 MEASURES = (VOLUME, *RATES, *VALUES)
-
-
-def _require(condition: bool, key: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(f"{key} = {value!r} is not allowed: expected {allowed}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Where:
     measure: str = ANY
 
     def __post_init__(self) -> None:
-        _require(self.measure in (ANY, *MEASURES), "measure", self.measure, ", ".join((ANY, *MEASURES)))
+        require(self.measure in (ANY, *MEASURES), "measure", self.measure, ", ".join((ANY, *MEASURES)))
 
     def holds(self, category: str, attribute: str, value: str, measure: str) -> bool:
         """Whether it is meant."""
@@ -100,17 +95,17 @@ class AlarmLimits:
 
     def __post_init__(self) -> None:
         for key, low in (("false_alarms_per_year", 0), ("assumed_night_shift", 0), ("assumed_night_factor", 0)):
-            _require(getattr(self, key) > low, key, getattr(self, key), f"a number over {low}")
-        _require(self.false_alarms_per_year <= 100, "false_alarms_per_year", self.false_alarms_per_year, "at most 100")
-        _require(self.smallest_shift >= 0, "smallest_shift", self.smallest_shift, "0 or more standard deviations")
-        _require(self.smallest_ratio >= 1, "smallest_ratio", self.smallest_ratio, "a factor of 1 or more")
-        _require(self.fewest_nights >= 7, "fewest_nights", self.fewest_nights, "7 or more")
+            require(getattr(self, key) > low, key, getattr(self, key), f"a number over {low}")
+        require(self.false_alarms_per_year <= 100, "false_alarms_per_year", self.false_alarms_per_year, "at most 100")
+        require(self.smallest_shift >= 0, "smallest_shift", self.smallest_shift, "0 or more standard deviations")
+        require(self.smallest_ratio >= 1, "smallest_ratio", self.smallest_ratio, "a factor of 1 or more")
+        require(self.fewest_nights >= 7, "fewest_nights", self.fewest_nights, "7 or more")
         for key in ("reference_nights", "drift_days"):
-            _require(getattr(self, key) >= self.fewest_nights, key, getattr(self, key), "fewest_nights or more")
+            require(getattr(self, key) >= self.fewest_nights, key, getattr(self, key), "fewest_nights or more")
         for key in ("at_most", "at_least"):
             for measure, value in getattr(self, key).items():
-                _require(measure in MEASURES, key, measure, ", ".join(MEASURES))
-                _require(isinstance(value, int | float), f"{key}.{measure}", value, "a number")
+                require(measure in MEASURES, key, measure, ", ".join(MEASURES))
+                require(isinstance(value, int | float), f"{key}.{measure}", value, "a number")
 
     @property
     def days_back(self) -> int:
@@ -137,7 +132,7 @@ class AlarmLimits:
         made = dict(values)
         for key, kind in (("known_events", KnownEvent), ("muted", Muted)):
             entries = made.pop(key, ())
-            _require(isinstance(entries, list | tuple), key, entries, f"tables, [[{key}]]")
+            require(isinstance(entries, list | tuple), key, entries, f"tables, [[{key}]]")
             made[key] = tuple(_made(kind, key, entry) for entry in entries)
         limits: AlarmLimits = _made(AlarmLimits, "limits", made)
         return limits
@@ -145,12 +140,12 @@ class AlarmLimits:
 
 def _made(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
     """An instance of a dataclass from plain values."""
-    _require(isinstance(values, Mapping), name, values, "a table of keys and values")
+    require(isinstance(values, Mapping), name, values, "a table of keys and values")
     known = [key.name for key in fields(kind)]
     for key, value in values.items():
-        _require(key in known, f"{name} key", key, ", ".join(known))
+        require(key in known, f"{name} key", key, ", ".join(known))
         if key in ("day", "until"):
-            _require(type(value) is date, f"{name}.{key}", value, "a date such as 2026-01-31, without quotes")
+            require(type(value) is date, f"{name}.{key}", value, "a date such as 2026-01-31, without quotes")
     try:
         return kind(**values)
     except (AttributeError, TypeError) as error:

@@ -28,16 +28,20 @@ def read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> Non
     """Takes the defaults of a verb from a TOML file."""
     if path is None:
         return
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"configuration file {path}: {error}") from error
+    values = _toml(path, f"configuration file {path}")
     names = {option.opts[0].removeprefix("--").replace("-", "_"): str(option.name) for option in ctx.command.params}
     for key in values:
         if key not in names or key == "config":
             known = ", ".join(sorted(set(names) - {"config"}))
             raise ConfigError(f"configuration file {path}: unknown option {key!r}; {ctx.command.name} has: {known}")
     ctx.default_map = {names[key]: value for key, value in values.items()}
+
+
+def _toml(path: str, what: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{what}: {error}") from error
 
 
 def day(ctx: click.Context, option: click.Parameter, value: str | None) -> date:
@@ -100,12 +104,7 @@ def limits_of(path: str | None, false_alarms_per_year: float | None) -> AlarmLim
     Raises:
         ConfigError: the file cannot be read, or says something that is not allowed.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"--limits {path}: {error}") from error
+    values = {} if path is None else _toml(path, f"--limits {path}")
     if false_alarms_per_year is not None:
         values["false_alarms_per_year"] = false_alarms_per_year
     return AlarmLimits.from_dict(values)

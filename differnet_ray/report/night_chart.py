@@ -15,6 +15,7 @@ from typing import Any
 from differnet_ray.limits import RATES, VOLUME
 from differnet_ray.pipeline.observed import LOGARITHMIC
 from differnet_ray.report.page import number, percent
+from differnet_ray.report.score_bars import Mark
 
 WIDTH, HEIGHT = 300, 150  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 22, 24  # what its edges leave for labels
@@ -34,14 +35,6 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A labelled position on an axis, in units of the drawing."""
-
-    at: float
-    label: str
-
-
-@dataclass(frozen=True)
 class NightChart:
     """A measure as it is drawn.
 
@@ -57,11 +50,11 @@ class NightChart:
 
     points: tuple[Point, ...]
     lines: tuple[str, ...]
-    models: tuple[Tick, ...]
+    models: tuple[Mark, ...]
     band: tuple[float, float] | None
     middle: float | None
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[Mark, ...]
+    y_ticks: tuple[Mark, ...]
     usual: str
     left: int = LEFT
     right: int = WIDTH - RIGHT
@@ -102,7 +95,7 @@ def night_chart(nights: Sequence[date], rows: Mapping[date, Mapping[str, Any]]) 
         row, x, y = rows[dt], LEFT + step * (place + 0.5), y_of(values[dt])
         model = row["model_version"]
         if before is not None and before[1] != model:
-            models.append(Tick(x - step / 2, str(model)))
+            models.append(Mark(x - step / 2, str(model)))
         if before is not None and before != (place - 1, model):
             lines.append([])
         before = (place, model)
@@ -116,7 +109,7 @@ def night_chart(nights: Sequence[date], rows: Mapping[date, Mapping[str, Any]]) 
         band=None if band is None else (y_of(band[1]), y_of(band[0]) - y_of(band[1])),
         middle=None if band is None else y_of(tonight["reference"]),
         x_ticks=_days(nights, step),
-        y_ticks=tuple(Tick(y_of(value), written(measure, value)) for value in _ticks(low, high)),
+        y_ticks=tuple(Mark(y_of(value), written(measure, value)) for value in _ticks(low, high)),
         usual="" if band is None else f"{written(measure, band[0])} to {written(measure, band[1])}",
     )
 
@@ -167,6 +160,6 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 12) if step < 1e9 else n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _days(nights: Sequence[date], step: float) -> tuple[Tick, ...]:
+def _days(nights: Sequence[date], step: float) -> tuple[Mark, ...]:
     places = sorted({0, len(nights) // 2, len(nights) - 1}) if len(nights) > 4 else [0, len(nights) - 1][: len(nights)]
-    return tuple(Tick(LEFT + step * (place + 0.5), f"{nights[place]:%m-%d}") for place in dict.fromkeys(places))
+    return tuple(Mark(LEFT + step * (place + 0.5), f"{nights[place]:%m-%d}") for place in dict.fromkeys(places))
