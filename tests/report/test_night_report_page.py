@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from plant_nights import LIMITS, Plant, both, only
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
+from report_pages import NEEDS_CHROMIUM, Opened, assert_legible, in_silence
 
 from differnet_ray.limits import Muted
 from differnet_ray.report.page import visible
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser `chromium` on the PATH")
+pytestmark = NEEDS_CHROMIUM
 
 SCRIPT = "<script>window.ran = 'script'</script>"
 PLATE, LID, SCREW = "plate <script>ran()", "lid 漢", "a-category-with-a-very-long-name-and-no-space-at-all-in-it-0123456789"
 LINES = ("\"><img src=x onerror=window.ran='handler'>", "B\u202e gnp")
-SECOND = 1000  # in the milliseconds of Playwright
 PAGES = ("night-2026-01-02.html", "index.html")
 PROPOSAL = {"category": PLATE, "action": "refit", "reason": "moved", "command": "differnet-ray fit --category " + 40 * "long-"}
-
-
-@dataclass
-class Opened:
-    """A page, and all that the browser had to say of it."""
-
-    page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return plant.reports
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests of this file."""
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture(params=PAGES)
 def opened(browser: Browser, folder: str, request: pytest.FixtureRequest) -> Iterator[Opened]:
     """Each page, with the `options` of the test; at the end nothing must have been said or asked for."""
     chosen = request.node.callspec.params.get("options", {})
-    context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **chosen})
-    context.set_default_timeout(30 * SECOND)
-    found = Opened(context.new_page())
-    found.page.on("console", lambda message: found.said.append(message.text))
-    found.page.on("pageerror", lambda error: found.said.append(str(error)))
-    found.page.on("request", lambda asked: found.asked.append(asked.url) if not asked.url.startswith("data:") else None)
-    found.page.goto(f"{folder}/{request.param}")
-    yield found
-    assert found.said == []
-    assert found.asked == [f"{folder}/{request.param}"]
-    assert found.page.evaluate("window.ran") is None
-    context.close()
+    with in_silence(browser, f"{folder}/{request.param}", chosen) as found:
+        yield found
 
 
 def test_pictures_are_decoded_and_names_are_text(opened: Opened) -> None:
@@ -107,32 +77,8 @@ def test_the_page_is_no_wider_than_the_screen(opened: Opened, options: dict[str,
 
 @pytest.mark.parametrize("options", [{"color_scheme": "light"}, {"color_scheme": "dark"}])
 def test_texts_contrast_with_what_is_behind_them(opened: Opened, options: dict[str, str]) -> None:
-    found = opened.page.evaluate(
-        """() => {
-          const light = (colour) => {
-            const parts = colour.match(/[\\d.]+/g).slice(0, 3)
-              .map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-            return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
-          };
-          const behind = (node) => {
-            for (; node; node = node.parentElement) {
-              const colour = getComputedStyle(node).backgroundColor;
-              if (!/, 0\\)$/.test(colour)) return colour;
-            }
-          };
-          const kinds = "h1, p, nav a, td, th, th a, caption, .chip, .sign, .mark-of, .note, dt, dd, label, text";
-          return [...document.querySelectorAll(kinds)].filter((node) => node.textContent.trim() && node.checkVisibility())
-            .map((node) => {
-              const style = getComputedStyle(node);
-              const [a, b] = [light(node.tagName === "text" ? style.fill : style.color), light(behind(node))];
-              return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.outerHTML.slice(0, 80)];
-            });
-        }"""
-    )
-    assert len(found) > 20
-    assert [(ratio, where) for ratio, where in found if ratio < 4.5] == []  # WCAG 2, level AA
-    background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (int(background[4:].split(",")[0]) < 64) == (options["color_scheme"] == "dark")
+    kinds = "h1, p, nav a, td, th, th a, caption, .chip, .sign, .mark-of, .note, dt, dd, label, text"
+    assert_legible(opened.page, kinds, more_than=20, dark=options["color_scheme"] == "dark")
 
 
 def test_it_prints_on_paper_without_its_controls(opened: Opened) -> None:

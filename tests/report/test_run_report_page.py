@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from made_runs import CATEGORIES, MEMBERS, NAMES, REASONS, MadeRun, made_run, path_of
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
+from report_pages import NEEDS_CHROMIUM, Opened, assert_legible, in_silence
 
 from differnet_ray.report.page import visible
 from differnet_ray.report.run_report import write_run_report
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser `chromium` on the PATH")
+pytestmark = NEEDS_CHROMIUM
 
 N_FLAGGED = len(CATEGORIES) * (30 + len(NAMES) + len(MEMBERS))
-SECOND = 1000  # in the milliseconds of Playwright
-
-
-@dataclass
-class Opened:
-    """A page, and all that the browser had to say of it."""
-
-    page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -42,31 +30,11 @@ def report(made: MadeRun) -> str:
     return write_run_report(made.output, made.run.run_id, models=made.models, target=f"{made.models}/report.html", max_images=9)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests of this file."""
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def opened(browser: Browser, report: str, request: pytest.FixtureRequest) -> Iterator[Opened]:
     """The report, opened with the options of `request.param`; at the end nothing must have been said or asked for."""
-    context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **getattr(request, "param", {})})
-    context.set_default_timeout(30 * SECOND)
-    found = Opened(context.new_page())
-    found.page.on("console", lambda message: found.said.append(message.text))
-    found.page.on("pageerror", lambda error: found.said.append(str(error)))
-    found.page.on("dialog", lambda dialog: (found.said.append(dialog.message), dialog.dismiss()))
-    found.page.on("request", lambda asked: found.asked.append(asked.url) if not asked.url.startswith("data:") else None)
-    found.page.goto(report)
-    yield found
-    assert found.said == []
-    assert found.asked == [report]
-    assert found.page.evaluate("window.ran") is None
-    context.close()
+    with in_silence(browser, report, getattr(request, "param", {})) as found:
+        yield found
 
 
 def shown(page: Page, table: str = "flagged-table") -> list[list[str]]:
@@ -193,33 +161,9 @@ def test_the_page_is_no_wider_than_the_screen(opened: Opened) -> None:
     "opened", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=lambda options: options["color_scheme"]
 )
 def test_texts_contrast_with_what_is_behind_them(opened: Opened, request: pytest.FixtureRequest) -> None:
-    found = opened.page.evaluate(
-        """() => {
-          const light = (colour) => {
-            const parts = colour.match(/[\\d.]+/g).slice(0, 3)
-              .map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-            return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
-          };
-          const behind = (node) => {
-            for (; node; node = node.parentElement) {
-              const colour = getComputedStyle(node).backgroundColor;
-              if (!/, 0\\)$/.test(colour)) return colour;
-            }
-          };
-          const kinds = "h1, .kind, p, nav a, small, td, th, caption, .chip, .place, .note, dt, dd, .gone, label, select, text";
-          return [...document.querySelectorAll(kinds)].filter((node) => node.textContent.trim() && node.checkVisibility())
-            .map((node) => {
-              const style = getComputedStyle(node);
-              const [a, b] = [light(node.tagName === "text" ? style.fill : style.color), light(behind(node))];
-              return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.outerHTML.slice(0, 80)];
-            });
-        }"""
-    )
-    assert len(found) > 500
-    assert [(ratio, where) for ratio, where in found if ratio < 4.5] == []  # WCAG 2, level AA
+    kinds = "h1, .kind, p, nav a, small, td, th, caption, .chip, .place, .note, dt, dd, .gone, label, select, text"
     dark = request.node.callspec.params["opened"]["color_scheme"] == "dark"
-    background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (int(background[4:].split(",")[0]) < 64) == dark
+    assert_legible(opened.page, kinds, more_than=500, dark=dark)
 
 
 @pytest.mark.parametrize("opened", [{"java_script_enabled": False}], indirect=True, ids=["no script"])
