@@ -5,29 +5,23 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 import pytest
+from night_pages import cell, page_at, row_of, rows_of, section, sentence, verdicts, written
 from plant_nights import FIRST, LIMITS, Change, Plant, both, only
 
 from differnet_ray.limits import AlarmLimits, Muted
 from differnet_ray.report import night_report
 from differnet_ray.report.night_index import write_night_index
-from differnet_ray.report.night_report import page_of_night, write_night_report
-from differnet_ray.report.night_rows import CHARTS_OF_CATEGORY, FEWEST_ROWS, MATRIX_ROWS, read_night
-from differnet_ray.report.page import LISTED, visible
-from differnet_ray.results.audits import audits_of, night_of
-from differnet_ray.results.drift_table import drift_of, verdicts_of, write_drift
+from differnet_ray.report.night_report import write_night_report
+from differnet_ray.report.night_rows import CHARTS_OF_CATEGORY, read_night
+from differnet_ray.results.audits import audits_of
 from differnet_ray.results.housekeeping import leftovers
-from differnet_ray.storage.files import write_bytes
 from differnet_ray.storage.locations import canonical, join
-from differnet_ray.tables import DRIFT
 
 SCRIPT = "<script>window.ran = 'script'</script>"
 PLATE, LID, SCREW = "<i>plate&amp;", "lid 漢", "screw"
@@ -71,48 +65,9 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
     return plant
 
 
-def page_at(plant: Plant, dt: date) -> Path:
-    return Path(page_of_night(plant.reports, dt).removeprefix("file://"))
-
-
 @pytest.fixture(scope="module")
 def page(plant: Plant) -> str:
     return page_at(plant, BAD).read_text(encoding="utf-8")
-
-
-def written(text: str) -> str:
-    """A text as it is in the page."""
-    return html.escape(visible(text)).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
-
-
-def section(page: str, name: str) -> str:
-    (found,) = re.findall(rf'<section id="{name}".*?</section>', page, re.DOTALL)
-    return found
-
-
-def rows_of(part: str, table: str) -> list[str]:
-    """Rows of a table's body."""
-    bodies = re.findall(rf'<table id="{table}".*?<tbody>(.*?)</tbody>', part, re.DOTALL)
-    return [row for body in bodies for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL)]
-
-
-def row_of(page: str, table: str, category: str) -> str:
-    (found,) = [row for row in rows_of(page, table) if f"<bdi>{written(category)}</bdi></th>" in row]
-    return found
-
-
-def cell(row: str, label: str) -> str:
-    (found,) = re.findall(rf'data-label="{label}"[^>]*>(.*?)</t[dh]>', row, re.DOTALL)
-    return re.sub("<.*?>", "", found)
-
-
-def sentence(page: str) -> str:
-    return html.unescape(re.findall(r"<strong>(.*?)</strong>", page)[0])
-
-
-def verdicts(plant: Plant, dt: date, verdict: str) -> list[dict[str, Any]]:
-    rows = drift_of(plant.output, dt, DRIFT.schema.names).to_pylist()
-    return [row for row in rows if row["verdict"] == verdict]
 
 
 def test_it_loads_nothing_and_links_to_the_pages_beside_it_only(page: str, plant: Plant) -> None:
@@ -302,62 +257,6 @@ def test_the_file_of_a_run_that_is_gone_is_said(other: Plant) -> None:
     assert f"The file of the run <bdi>{other.run.run_id}</bdi> is gone" in page
 
 
-def a_row(category: str, measure: str, dt: date, verdict: str, value: float) -> dict[str, Any]:
-    none = dict.fromkeys(DRIFT.schema.names)
-    alarm = {"alarm": "counts", "reason": f"{measure} of {category}"} if verdict == "alarm" else {}
-    row = {"dt": dt, "category": category, "attribute": "", "attribute_value": "", "measure": measure, "n_images": 9}
-    reference = {"n_reference": 9, "reference": 1.0, "reference_spread": 0.1, "p_value": 0.5, "model_version": "v1"}
-    return none | row | reference | {"value": value, "verdict": verdict} | alarm
-
-
-def many(output: str, categories: Sequence[str], nights: int, sick: set[str]) -> date:
-    """Rows of `drift` of some nights and many categories, some of which alarm in the last two; returns the last night."""
-    measures = ("images", "anomalous_rate")
-    of_healthy = pa.Table.from_pylist([a_row(c, m, FIRST, "ok", 1.0) for c in categories for m in measures], DRIFT.schema)
-    rows = [a_row(c, m, FIRST, "alarm" if c in sick else "ok", 2.0) for c in categories for m in measures]
-    of_sick = pa.Table.from_pylist(rows, DRIFT.schema)
-    for night in range(nights):
-        dt = FIRST + timedelta(days=night)
-        table = of_healthy if night < nights - 2 else of_sick
-        write_drift(output, dt, table.set_column(0, DRIFT.schema.field("dt"), pa.array([dt] * table.num_rows)))
-    return FIRST + timedelta(days=nights - 1)
-
-
-@pytest.mark.parametrize("alarming", [3, 5000])
-def test_thousands_of_categories_make_a_page_of_bounded_size_and_nothing_is_left_out_in_silence(
-    tmp_path: Path, alarming: int
-) -> None:
-    output = canonical(str(tmp_path))
-    categories = [f"category with a name of usual length {n:04d}" for n in range(5000)]
-    dt = many(output, categories, 28, set(categories[:alarming]))
-    taken = dict.fromkeys(categories, 7)
-    changes = {"new": taken, "changed": {}, "again": {}, "late": {}, "removed": {}}
-    record = {"audit_id": "a", "dt": str(dt), "run_id": None, "changes": changes, "counts": {"ok": 35_000}, "inputs": []}
-    record |= {"is_whole": True, "skipped": {}, "n_listed": 35_000, "n_audited": 35_000, "alarms": []}
-    record |= {"started_at": "2026-01-28T00:00:00+00:00", "finished_at": "2026-01-28T01:00:00+00:00"}
-    write_bytes(join(night_of(output, dt), "a.json"), json.dumps(record).encode())
-    target = Path(write_night_report(output, dt, join(output, "reports")).removeprefix("file://"))
-    page = target.read_text(encoding="utf-8")
-    assert len(page) < 4_000_000
-    assert f"{2 * alarming:,} alarms in {alarming:,} of 5,000 categories" in sentence(page)
-    n_rows = FEWEST_ROWS if alarming < FEWEST_ROWS else MATRIX_ROWS
-    assert len(rows_of(page, "matrix")) == n_rows
-    assert f"{5000 - n_rows:,} others" in page
-    lines = rows_of(page, "category-table")
-    assert len(lines) == LISTED
-    assert all(">alarm<" in row for row in lines[:3])
-    assert f"{5000 - LISTED:,} more categories" in page
-    assert cell(page.split(f"{5000 - LISTED:,} more categories</th>")[1].split("</tr>")[0], "New") == f"{7 * (5000 - LISTED):,}"
-    n_drawn = section(page, "alarms").count("<figcaption>")
-    n_further = len(rows_of(page, "alarm-table"))
-    if alarming == 3:
-        assert n_drawn + n_further == 2 * alarming
-    else:
-        assert n_drawn == 40
-        assert n_further == LISTED
-        assert f"{2 * alarming - 40 - LISTED:,} more are not on this page" in page
-
-
 def test_what_is_left_out_is_found_by_the_queries_on_the_page(
     plant: Plant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -370,23 +269,6 @@ def test_what_is_left_out_is_found_by_the_queries_on_the_page(
     n_flagged = len(verdicts(plant, BAD, "alarm")) + len(verdicts(plant, BAD, "muted"))
     assert found == [n_flagged, 5]  # alarms and muted ones, categories
     assert len(read_night(plant.output, BAD).verdicts) == 5
-
-
-def test_a_category_is_as_its_gravest_part_and_without_scores_it_is_not_judged() -> None:
-    def verdict_of(*rows: tuple[str, str, float, str | None]) -> str:
-        made = [
-            a_row("lid", measure, BAD, verdict, value) | {"model_version": model} for measure, verdict, value, model in rows
-        ]
-        return verdicts_of(pa.Table.from_pylist(made, schema=DRIFT.schema))["lid"]
-
-    ok = ("score_median", "ok", 1.0, "v1")
-    images = ("images", "ok", 9.0, None)
-    assert verdict_of(images, ok) == "ok"
-    assert verdict_of(images) == "no_reference"
-    assert verdict_of(images, ok, ("contrast", "muted", 1.0, None)) == "muted"
-    assert verdict_of(("contrast", "muted", 1.0, None), ("images", "alarm", 9.0, None)) == "alarm"
-    assert verdict_of(("images", "ok", 0.0, None)) == "no_images"
-    assert verdict_of(("images", "alarm", 0.0, None)) == "alarm"
 
 
 def test_the_page_over_all_nights_links_to_pages_that_are_there_and_is_never_tidied_away(
