@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from fits import FOLDS, Run
+from fits import FOLDS, Run, fit_job
 
-from differnet_ray.archives.manifest import list_images, select
 from differnet_ray.config import Recipe
-from differnet_ray.model.extractor import load_backbone_weights, weights_digest
+from differnet_ray.model.extractor import load_backbone_weights
 from differnet_ray.pipeline.fit_category import FitJob, fit_category
 from differnet_ray.pipeline.fit_flows import Effort
 from differnet_ray.pipeline.fit_state import FitProgress, FittedCategory
-from differnet_ray.storage.locations import canonical
 from differnet_ray.store.model_store import ModelStore
-from differnet_ray.store.stored_model import Backbone, StoredModel
+from differnet_ray.store.stored_model import StoredModel
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +40,7 @@ def good(factory: Path, tmp_path: Path) -> Path:
 def job(good: Path, tmp_path: Path, weights: Mapping[str, torch.Tensor]) -> Callable[[Recipe], FitJob]:
     """What to do with the images as they are now, by a recipe."""
 
-    def job(recipe: Recipe) -> FitJob:
-        images = list_images([str(good.parents[2])])
-        return FitJob(
-            listing=select(images, split="train", defect="good"),
-            test=select(images, split="test"),
-            data=("here",),
-            models=canonical(str(tmp_path / "models")),
-            recipe=recipe,
-            backbone=Backbone("random", weights_digest(weights), pretrained=False),
-            weights={key: value.numpy() for key, value in weights.items()},
-            scratch=str(tmp_path / "scratch"),
-            bank_memory=0,
-            checkpoint_seconds=0,
-            began="9999",  # what these tests published in the same second is not of this run
-        )
-
-    return job
+    return lambda recipe: fit_job(good.parents[2], tmp_path, recipe, weights)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from fits import fit_job
 from PIL import Image
 
 from differnet_ray.archives import fetch
@@ -19,16 +20,16 @@ from differnet_ray.archives.images import DecodedImage, decode
 from differnet_ray.archives.manifest import defects, list_images, select
 from differnet_ray.config import ImageForm, Recipe, preset
 from differnet_ray.errors import FitError
-from differnet_ray.model.extractor import load_backbone_weights, weights_digest
+from differnet_ray.model.extractor import load_backbone_weights
 from differnet_ray.model.metrics import auroc
 from differnet_ray.pipeline import fit_category as module
-from differnet_ray.pipeline.fit_category import FitJob, fit_category
+from differnet_ray.pipeline.fit_category import fit_category
 from differnet_ray.pipeline.fit_flows import Effort
 from differnet_ray.pipeline.fit_state import FitProgress
 from differnet_ray.pipeline.stages import ScoreImages
 from differnet_ray.storage.locations import canonical
 from differnet_ray.store.model_store import ModelStore
-from differnet_ray.store.stored_model import Backbone, StoredModel
+from differnet_ray.store.stored_model import StoredModel
 from differnet_ray.tables import GREY_CLIPPED
 
 N = 12
@@ -75,20 +76,7 @@ def fit(data: Path, tmp_path: Path, tiny_recipe: Recipe) -> Fit:
     weights: Mapping[str, torch.Tensor] = load_backbone_weights("random")[0]
 
     def fit(recipe: Recipe = tiny_recipe, on_progress: Callable[[FitProgress], None] = lambda p: None) -> StoredModel:
-        images = list_images([str(data)])
-        job = FitJob(
-            listing=select(images, split="train", defect="good"),
-            test=select(images, split="test"),
-            data=("here",),
-            models=canonical(str(tmp_path / "models")),
-            recipe=recipe,
-            backbone=Backbone("random", weights_digest(weights), pretrained=False),
-            weights={key: value.numpy() for key, value in weights.items()},
-            scratch=str(tmp_path / "scratch"),
-            bank_memory=0,
-            checkpoint_seconds=0,
-            began="9999",
-        )
+        job = fit_job(data, tmp_path, recipe, weights)
         result = fit_category(job, "lid", "cpu", Effort(checkpoint_seconds=0, on_progress=on_progress))
         model = ModelStore(job.models).load("lid", result.version)
         assert result.notes == model.lineage.notes
