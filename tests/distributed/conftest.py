@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,11 @@ def models(factory: Path, tiny_recipe: Recipe, local_ray: None, tmp_path_factory
         states = run_fit(str(factory), folder, (category,), tiny_recipe.override(map_kind=kind), "random")
         assert {name: state.status for name, state in states.items()} == {category: "fitted"}
     return folder
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[str]:
+    """A folder for the Ray of commands; short, since the path of a Unix socket has at most 107 characters."""
+    folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

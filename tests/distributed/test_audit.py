@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -234,12 +233,13 @@ def test_a_night_that_fails_at_any_step_is_made_up_in_its_own_day(
 
 
 @pytest.mark.parametrize("n_kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_an_audit_that_is_killed_at_random_moments_leaves_what_one_that_is_not_leaves(nights: Audits, n_kills: int) -> None:
+def test_an_audit_that_is_killed_at_random_moments_leaves_what_one_that_is_not_leaves(
+    nights: Audits, n_kills: int, ray_folder: str
+) -> None:
     rng = random.Random(n_kills)
     undisturbed, killed = nights.output, nights.output.with_name("killed")
     shutil.copytree(undisturbed, killed)
-    folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder}
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": ray_folder}
     n_nights = 3 if n_kills > 2 else 1
     kills = Counter(rng.randrange(n_nights) for _ in range(n_kills))
 
@@ -254,7 +254,7 @@ def test_an_audit_that_is_killed_at_random_moments_leaves_what_one_that_is_not_l
             return driver.wait()
         finally:
             end = time.monotonic() + 60
-            while subprocess.run(["pgrep", "-f", folder], capture_output=True).stdout:
+            while subprocess.run(["pgrep", "-f", ray_folder], capture_output=True).stdout:
                 assert time.monotonic() < end
                 time.sleep(0.1)
 
@@ -270,7 +270,6 @@ def test_an_audit_that_is_killed_at_random_moments_leaves_what_one_that_is_not_l
         assert ledger_of(killed) == ledger_of(undisturbed)
         assert drift_of(killed) == drift_of(undisturbed) != []
     assert [path.name for path in (killed / "_staging").iterdir()] == []
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_alarms_are_told_and_recorded_before_the_ledger_and_again_where_a_kill_came_between(

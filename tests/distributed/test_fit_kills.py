@@ -9,10 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,14 +48,6 @@ def three(factory: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def expected(three: str, long_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
     return undisturbed(job_of(three, str(tmp_path_factory.mktemp("undisturbed")), long_recipe))
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    """A short path of a Ray that the test starts."""
-    folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.usefixtures("local_ray")

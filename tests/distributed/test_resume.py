@@ -8,9 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,13 +83,6 @@ def test_a_plan_that_could_not_be_resumed_is_refused(tmp_path: Path) -> None:
     outside = plan(tmp_path, poison=None)
     with pytest.raises(DifferNetError, match="could not be resumed"), resumable(canonical(str(tmp_path / "done"))):
         outside.write_parquet(str(tmp_path / "rows"))
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_scoring_run_is_interrupted_and_no_finished_image_is_fetched_again(

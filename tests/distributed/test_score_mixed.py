@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -82,14 +80,6 @@ def images(factory: Path) -> dict[str, list[bytes]]:
 def plant(bucket: str, models: str, images: dict[str, list[bytes]]) -> Plant:
     """A small mixed archive in S3."""
     return plant_of(join(bucket, "archive"), canonical(models), images, per_kind=48)
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    """A folder for the Ray of a command."""
-    folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass

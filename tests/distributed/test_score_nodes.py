@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +19,6 @@ from differnet_ray.tables import MAPS, SCORES
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 COPIES = 20  # of each test image, so that the node is lost in the middle
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    """A folder for a cluster of its own."""
-    folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_node_is_lost_and_no_row_is(factory: Path, models: str, tmp_path: Path, ray_folder: str) -> None:

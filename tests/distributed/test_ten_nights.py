@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -107,14 +104,6 @@ def write_good(upload: Upload, folder: Path) -> None:
             path = folder / category / "train/good" / f"{n:03d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             upload.image(category).save(path, quality=92)
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    """A folder for the Ray of each command."""
-    folder = tempfile.mkdtemp(prefix="dr", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def command(ray_folder: str, *arguments: object) -> tuple[int, str]:
