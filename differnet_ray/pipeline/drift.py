@@ -18,7 +18,7 @@ from differnet_ray.errors import ModelStoreError
 from differnet_ray.limits import VOLUME, AlarmLimits
 from differnet_ray.pipeline.attribution import ALARM
 from differnet_ray.pipeline.judge import judge
-from differnet_ray.pipeline.night_summaries import categories_of_night, models_of_night, observed_of_night
+from differnet_ray.pipeline.night_summaries import categories_of_night, models_of_night, observed_of_night, rows_of_night
 from differnet_ray.pipeline.observed import Calibration, Key, Observed, Past
 from differnet_ray.results.drift_table import drift_before
 from differnet_ray.store.model_store import ModelStore
@@ -92,12 +92,13 @@ def drift_of_night(output: str, dt: date, models: str, limits: AlarmLimits) -> N
     observed: list[Observed] = []
     calibrations: dict[str, Calibration] = {}
     for category in categories_of_night(output, dt):
-        versions = models_of_night(output, dt, category)
+        published = rows_of_night(output, dt, category)
+        versions = models_of_night(published)
         # of several versions the newest says what is usual; rows of such a night are compared with no other night
         calibration = _calibration(store, category, versions[-1]) if versions else None
         if calibration is not None:
             calibrations[category] = calibration
-        observed += observed_of_night(output, dt, category, calibration, limits.most_values)
+        observed += observed_of_night(category, published, calibration, limits.most_values)
     observed += _absent(observed, past)
     rows = judge(dt, observed, past, calibrations, limits)
     alarms = sorted((row for row in rows if row["verdict"] == ALARM), key=_urgency)

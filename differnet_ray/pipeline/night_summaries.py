@@ -33,33 +33,34 @@ def categories_of_night(output: str, dt: date) -> list[str]:
     """Categories with published rows, sorted."""
     found = {
         str(part)
-        for fragment in _rows(output, dt).get_fragments()
+        for fragment in open_table(output, SCORES, dt=dt).get_fragments()
         if (part := ds.get_partition_keys(fragment.partition_expression).get("category")) is not None
     }
     return sorted(found)
 
 
-def models_of_night(output: str, dt: date, category: str) -> list[str]:
-    """Versions of the model that scored images of the category, sorted."""
+def rows_of_night(output: str, dt: date, category: str) -> ds.Dataset:
+    """The published rows of a category."""
+    return open_table(output, SCORES, dt=dt, category=category)
+
+
+def models_of_night(rows: ds.Dataset) -> list[str]:
+    """Versions of the model that scored the images of `rows_of_night`, sorted."""
     found: set[str | None] = set()
-    for batch in _rows(output, dt, category).to_batches(columns=["model_version"]):
+    for batch in rows.to_batches(columns=["model_version"]):
         found.update(pc.unique(batch["model_version"]).to_pylist())
     return sorted(version for version in found if version is not None)
 
 
-def observed_of_night(
-    output: str, dt: date, category: str, calibration: Calibration | None, most_values: int
-) -> list[Observed]:
+def observed_of_night(category: str, rows: ds.Dataset, calibration: Calibration | None, most_values: int) -> list[Observed]:
     """What is observed of a category and its parts.
 
     Args:
-        output: canonical URI of the results.
-        dt: the night.
-        category: whose published rows are read.
+        category: its name.
+        rows: of `rows_of_night`.
         calibration: of its model; without one nothing is said of the range of its scores.
         most_values: an attribute with more values, or with a new one for about every image, is not split by.
     """
-    rows = _rows(output, dt, category)
     share = min(1.0, MOST_FOR_QUANTILES / max(rows.count_rows(), 1))
     last = f"{min(int(share * 2**32), 2**32 - 1):08x}"
     low, high = (
@@ -102,10 +103,6 @@ def observed_of_night(
         names = [column[0] for column in found.description]
         cells_found = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
     return [one for cell in cells_found for one in _observed(category, cell, calibration is not None)]
-
-
-def _rows(output: str, dt: date, category: str | None = None) -> ds.Dataset:
-    return open_table(output, SCORES, dt=dt, category=category)
 
 
 def _observed(category: str, cell: Mapping[str, Any], calibrated: bool) -> Iterator[Observed]:
